@@ -1,0 +1,1 @@
+"""Boltzmann machines and the codecs made of them: tensors in, tensors or bytes out."""
