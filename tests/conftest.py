@@ -1,0 +1,76 @@
+"""Options, profiles and fixtures that all tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+settings.register_profile("dev", max_examples=30, deadline=None)
+settings.register_profile(
+    "ci", max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
+
+UTM_10M = Affine(10.0, 0.0, 500_000.0, 0.0, -10.0, 5_000_000.0)
+
+
+class WriteGeotiff(Protocol):
+    def __call__(self, path: Path, array: NDArray[Any], **profile: Any) -> Path: ...
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests that take minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--slow"):
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="takes minutes: run with --slow"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real scenes for development, laid out as `sensor-level/scene/*.tif`."""
+    given = os.environ.get("HARMONIUM_DATA")
+    folder = Path(given) if given else Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no development data: set HARMONIUM_DATA to their folder")
+    return folder
+
+
+@pytest.fixture
+def write_geotiff() -> WriteGeotiff:
+    """Write an array (band, y, x) or (y, x); in UTM zone 33N at 10 m unless the profile says otherwise.
+
+    `descriptions`, `tags`, `scales` and `offsets` are set on the file; the rest goes to rasterio.
+    """
+    return _write_geotiff
+
+
+def _write_geotiff(path: Path, array: NDArray[Any], **profile: Any) -> Path:
+    array = np.atleast_3d(array.T).T  # (y, x) becomes (1, y, x)
+    extras = {name: profile.pop(name) for name in ("descriptions", "scales", "offsets") if name in profile}
+    tags = profile.pop("tags", {})
+    count, height, width = array.shape
+    defaults = {"driver": "GTiff", "crs": "EPSG:32633", "transform": UTM_10M}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rasterio.open(
+        path, "w", **{**defaults, **profile}, count=count, height=height, width=width, dtype=array.dtype
+    ) as target:
+        target.write(array)
+        target.update_tags(**tags)
+        for name, value in extras.items():
+            setattr(target, name, value)
+    return path
