@@ -11,6 +11,7 @@ from affine import Affine
 
 from harmonium.errors import SceneError
 from harmonium.pipeline.scene_arrays import SingleBandArray, lazy_array
+from harmonium.pipeline.scene_files import is_remote
 from harmonium.pipeline.scene_layer import Layer, native_nodata, require_dtype
 from harmonium.pipeline.scene_metadata import band_order, is_auxiliary, parse_time, time_from_tags
 
@@ -34,9 +35,18 @@ def dataset_layers(path: str, engine: str) -> list[Layer]:
     SceneError
         xarray cannot open it, no variable is an image, one has axes of unknown meaning, or a dtype that no scene holds.
     """
+    # To look for consolidated metadata where there are none warns; over a network nothing else may be listed.
+    options = {"consolidated": False} if engine == "zarr" and not is_remote(path) else None
     try:
         dataset = xr.open_dataset(
-            path, engine=engine, chunks=None, cache=False, decode_coords="all", mask_and_scale=False, decode_times=False
+            path,
+            engine=engine,
+            chunks=None,
+            backend_kwargs=options,
+            cache=False,
+            decode_coords="all",
+            mask_and_scale=False,
+            decode_times=False,
         )  # type: ignore[call-overload, unused-ignore]
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise SceneError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,6 +12,7 @@ import pytest
 import rasterio
 from affine import Affine
 from hypothesis import HealthCheck, settings
+from rasterio.errors import NotGeoreferencedWarning
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,7 +56,8 @@ def shared_data() -> Path:
 def write_geotiff() -> WriteGeotiff:
     """Write an array (band, y, x) or (y, x); in UTM zone 33N at 10 m unless the profile says otherwise.
 
-    `descriptions`, `tags`, `scales` and `offsets` are set on the file; the rest goes to rasterio.
+    `descriptions`, `tags`, `scales` and `offsets` are set on the file; the rest goes to rasterio,
+    without what is None.
     """
     return _write_geotiff
 
@@ -66,11 +69,12 @@ def _write_geotiff(path: Path, array: NDArray[Any], **profile: Any) -> Path:
     count, height, width = array.shape
     defaults = {"driver": "GTiff", "crs": "EPSG:32633", "transform": UTM_10M}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with rasterio.open(
-        path, "w", **{**defaults, **profile}, count=count, height=height, width=width, dtype=array.dtype
-    ) as target:
-        target.write(array)
-        target.update_tags(**tags)
-        for name, value in extras.items():
-            setattr(target, name, value)
+    profile = {name: value for name, value in {**defaults, **profile}.items() if value is not None}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path, "w", **profile, count=count, height=height, width=width, dtype=array.dtype) as target:
+            target.write(array)
+            target.update_tags(**tags)
+            for name, value in extras.items():
+                setattr(target, name, value)
     return path
