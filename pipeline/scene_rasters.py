@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from harmonium.pipeline.scene_layer import Layer, native_nodata, require_dtype
 from harmonium.pipeline.scene_metadata import band_from_name, parse_time, resolution_from_name, time_from_tags
 
 if TYPE_CHECKING:
-    pass
+    import rasterio
 
 
 def raster_layer(path: str, *, alone: bool) -> Layer:
@@ -32,18 +32,7 @@ def raster_layer(path: str, *, alone: bool) -> Layer:
         It is no raster, has no band, bands of several dtypes, or a dtype that no scene holds.
     """
     with open_raster(path) as source:
-        if source.count == 0:
-            inside = f"; open one of its subdatasets: {', '.join(source.subdatasets)}" if source.subdatasets else ""
-            raise SceneError(f"expected at least one band; found zero bands in {path}{inside or '; check the file'}")
-        if len(set(source.dtypes)) > 1:
-            raise SceneError(
-                f"expected one dtype for all bands; found {', '.join(sorted(set(source.dtypes)))} in {path}; "
-                "write the bands of each dtype to a file of their own"
-            )
-        # rasterio names complex integers as numpy cannot.
-        known = source.dtypes[0] if source.dtypes[0] != "complex_int16" else "complex64"
-        dtype = np.dtype(known)
-        require_dtype(dtype, path)
+        dtype = _require_bands(path, source)
         bands = _band_names(path, source.descriptions, alone=alone)
         shape = (source.count, source.height, source.width)
         scales, offsets = tuple(map(float, source.scales)), tuple(map(float, source.offsets))
@@ -72,3 +61,22 @@ def _band_names(path: str, descriptions: tuple[str | None, ...], *, alone: bool)
 def _stated_resolution(path: str) -> float | None:
     pure = PurePath(path)
     return resolution_from_name(pure.stem) or resolution_from_name(pure.parent.name)
+
+
+def _require_bands(path: str, source: rasterio.DatasetReader) -> np.dtype[Any]:
+    """Return the one dtype that all bands have, or refuse the file."""
+    if source.count == 0:
+        inside = (
+            f"open one of its subdatasets: {', '.join(source.subdatasets)}" if source.subdatasets else "check the file"
+        )
+        raise SceneError(f"expected at least one band; found zero bands in {path}; {inside}")
+    names = sorted(set(source.dtypes))
+    if len(names) > 1:
+        raise SceneError(
+            f"expected one dtype for all bands; found {', '.join(names)} in {path}; "
+            "write the bands of each dtype to a file of their own"
+        )
+    # numpy has no complex integers: GDAL reads them as complex64.
+    dtype = np.dtype("complex64" if names[0] == "complex_int16" else names[0])
+    require_dtype(dtype, path)
+    return dtype

