@@ -1,0 +1,78 @@
+"""The block transform that an unrolled stack is, applied to every cell of a chunk by itself."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from harmonium.models.cells import CELL, cell_grid, from_bit_probabilities, from_cells, to_bits, to_cells
+from harmonium.models.unrolled import StackShape, UnrolledStack, from_tensors, to_tensors
+
+VisibleUnits = Literal["values", "bits"]
+"""What the visible units of a cell are: its pixels of all bands, or the 8 bits of each pixel of one band."""
+
+
+class CellTransform:
+    """Cells of 8×8 pixels through an unrolled stack.
+
+    With `values`, a cell holds all bands, and its code has as many units as the stack's code layer. With `bits`, every
+    band of a cell is coded by itself, and the code units of the bands follow one another.
+    """
+
+    def __init__(self, net: UnrolledStack, bands: int, units: VisibleUnits) -> None:
+        expected = CELL * CELL * (bands if units == "values" else 8)
+        if units not in ("values", "bits") or bands < 1 or net.shape.sizes[0] != expected:
+            raise ValueError(
+                f"A stack for {bands} bands of {units!r} needs {expected} visible units, found {net.shape.sizes[0]}"
+            )
+        self.net = net.eval().requires_grad_(requires_grad=False)
+        self.bands = bands
+        self._units = units
+        unit_states = tuple(int(states) for states in net.states)
+        self.states = unit_states if units == "values" else unit_states * bands
+
+    @property
+    def _device(self) -> torch.device:
+        return self.net.spacing.device
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """See `BlockTransform.encode`."""
+        grid = cell_grid(*pixels.shape[1:])
+        pixels = pixels.to(self._device)
+        if self._units == "values":
+            codes = self.net.encode(to_cells(pixels)).T
+        else:
+            visible = torch.cat([to_bits(to_cells(band.unsqueeze(0))) for band in pixels])
+            codes = self.net.encode(visible).reshape(self.bands, -1, len(self.net.states)).transpose(1, 2)
+        return codes.reshape(-1, *grid).contiguous().cpu()
+
+    def decode(self, codes: Tensor, height: int, width: int) -> Tensor:
+        """See `BlockTransform.decode`."""
+        codes = codes.to(self._device)
+        if self._units == "values":
+            cells = self.net.decode(codes.reshape(len(codes), -1).T)
+            return from_cells(cells, self.bands, height, width).cpu().contiguous()
+        by_band = codes.reshape(self.bands, len(self.net.states), -1).transpose(1, 2)
+        values = [from_bit_probabilities(self.net.decode(band)) for band in by_band]
+        return torch.cat([from_cells(band, 1, height, width) for band in values]).cpu().contiguous()
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """See `BlockTransform.to_tensors`."""
+        return to_tensors(self.net)
+
+    def to_spec(self) -> dict[str, Any]:
+        """See `BlockTransform.to_spec`."""
+        return {"bands": self.bands, "units": self._units, "stack": asdict(self.net.shape)}
+
+
+def load(spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> CellTransform:
+    """Inverse of `CellTransform.to_spec` and `to_tensors`; `ValueError`, `KeyError` or `TypeError` if they are bad."""
+    shape = StackShape(
+        sizes=tuple(int(size) for size in spec["stack"]["sizes"]),
+        hidden=spec["stack"]["hidden"],
+        code=spec["stack"]["code"],
+        visible=spec["stack"]["visible"],
+    )
+    return CellTransform(from_tensors(shape, tensors), int(spec["bands"]), spec["units"])

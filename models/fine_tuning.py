@@ -1,0 +1,126 @@
+"""Fine-tuning an unrolled stack by backpropagation, for distortion and, where codes are entropy-coded, for rate.
+
+    loss  =  distortion(x', x)  +  λ · bits(code)
+
+Distortion uses the hard codes with straight-through gradients. Bits are those of a logistic density of each unit's own,
+integrated over the quantiser's bins at codes with uniform noise in place of rounding (Ballé, Laparra and Simoncelli
+2017, eq. 11). At high rate a uniform quantiser of step Δ has distortion Δ²/12, which one more bit divides by 4: there
+the slope is λ = Δ² ln 2 / 6, so the step alone sets the trade.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from harmonium.models.unrolled import UnrolledStack
+
+Distortion = Callable[[Tensor, Tensor], Tensor]
+"""(reconstruction, target), both (cells, visible), to the mean over the batch of a cell's summed error."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """How an unrolled stack is fine-tuned: Adam, the step size falling to zero along half a cosine."""
+
+    steps: int
+    """Number of parameter updates."""
+
+    batch: int = 512
+    """Cells in a batch."""
+
+    learning_rate: float = 1e-3
+    """Step size at the start."""
+
+    rate_weight: float = 0.0
+    """λ: how much distortion one bit is worth; 0 where codes have fixed length."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.batch < 1 or self.rate_weight < 0:
+            raise ValueError(f"A schedule needs steps >= 0, batch >= 1 and rate_weight >= 0, got {self}")
+
+
+def squared_error(reconstruction: Tensor, target: Tensor) -> Tensor:
+    """Summed squared error of a cell, averaged over the batch; both (cells, visible)."""
+    return (reconstruction - target).square().sum(1).mean()
+
+
+class LogisticRate(nn.Module):
+    """Bits that codes would need, under a logistic density for each unit; codes in units of their spacing."""
+
+    def __init__(self, codes: Tensor) -> None:
+        """Start from the moments of `codes` (cells, units)."""
+        super().__init__()
+        self.location = nn.Parameter(codes.mean(0))
+        # A logistic of scale s has the standard deviation s π / √3.
+        self.log_scale = nn.Parameter(torch.log((codes.std(0) * math.sqrt(3) / math.pi).clamp(min=0.05)))
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Mean bits of a cell, for codes (cells, units)."""
+        scale = torch.exp(-self.log_scale)
+        # The bin on the side of the nearer tail: the difference of two sigmoids keeps its digits there.
+        distance = -(codes - self.location).abs()
+        mass = torch.sigmoid((distance + 0.5) * scale) - torch.sigmoid((distance - 0.5) * scale)
+        return -torch.log2(mass.clamp(min=1e-9)).sum(1).mean()
+
+
+def fine_tune(
+    net: UnrolledStack,
+    batches: Iterable[Tensor],
+    schedule: Schedule,
+    generator: torch.Generator,
+    distortion: Distortion = squared_error,
+) -> Iterator[float]:
+    """Fine-tune `net` in place, yielding the loss of each step.
+
+    Parameters
+    ----------
+    net
+        The unrolled stack; its weights change, its quantiser does not.
+    batches
+        Visible values (cells, visible), at least `schedule.steps` of them.
+    schedule
+        How long, how fast, and what a bit is worth.
+    generator
+        Source of the noise that stands in for rounding, on the parameters' device.
+    distortion
+        What reconstruction costs.
+
+    Raises
+    ------
+    FloatingPointError
+        As soon as a loss is not finite; the weights are those before that step.
+    """
+    source = iter(batches)
+    first = next(source, None)
+    if first is None or schedule.steps == 0:
+        return
+    rate = LogisticRate(net.code_input(first).detach()).to(first.device)
+    optimiser = torch.optim.Adam(
+        [
+            {"params": net.parameters(), "lr": schedule.learning_rate},
+            # The density has to follow the codes, not to lead them.
+            {"params": rate.parameters(), "lr": 10 * schedule.learning_rate},
+        ],
+        foreach=True,
+    )
+    annealing = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=schedule.steps)
+    for step, x in zip(range(schedule.steps), source, strict=False):
+        codes, reconstruction = net(x)
+        loss = distortion(reconstruction, x)
+        if schedule.rate_weight:
+            noise = torch.rand(codes.shape, dtype=codes.dtype, device=codes.device, generator=generator) - 0.5
+            loss = loss + schedule.rate_weight * rate(codes + noise)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"Fine-tuning left the finite numbers at step {step} of {schedule.steps}; "
+                f"lower the learning rate (now {schedule.learning_rate})"
+            )
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        annealing.step()
+        yield value

@@ -1,0 +1,205 @@
+"""The bytes of one chunk. docs/format.md says the same in prose; a change here is a new version there.
+
+    header   36 bytes, little-endian
+    bands    20 bytes each: pixels that carry data (u32), squared error (f64), largest error (f64)
+    mask     zlib, `mask_bytes`
+    codes    `code_bytes`
+    residual `residual_bytes`, 0 in version 1
+
+Every length is checked against the bytes at hand before anything is allocated.
+"""
+
+import struct
+import zlib
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harmonium.errors import PayloadError
+from harmonium.models.quality import Quality
+from harmonium.models.radiometry import DTYPES
+
+VERSION = 1
+
+# version, mode, dtype, mask planes; bands, reserved; height, width; mask, code and residual bytes; fill value
+_HEADER = struct.Struct("<BBBB HH II III d")
+_BAND = np.dtype([("count", "<u4"), ("squared_error", "<f8"), ("max_error", "<f8")])
+
+MAX_BANDS = 4096
+MAX_PIXELS = 1 << 28
+"""Most values (bands * height * width) that one chunk may claim to hold: 1 GiB as float32."""
+
+
+class Mode(IntEnum):
+    """How the pixels of a chunk that carry data are coded."""
+
+    EMPTY = 0
+    """There are none."""
+
+    CONSTANT = 1
+    """Each band has one value; the code section holds it as f64."""
+
+    LEARNED = 2
+    """The code section holds the codes of the model's transform, coded by its prior."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Payload:
+    """The parts of one chunk, still coded."""
+
+    mode: Mode
+    """How the pixels that carry data are coded."""
+
+    dtype: str
+    """Native pixel type."""
+
+    shape: tuple[int, int, int]
+    """(bands, height, width) of the chunk in pixels."""
+
+    fill: float
+    """Value of the pixels of mask class 1."""
+
+    mask: bytes
+    """Compressed classes of the pixels that carry no data; empty if all do."""
+
+    mask_planes: int
+    """0 without a mask, 1 if all bands share one, else the number of bands."""
+
+    codes: bytes
+    """Code section."""
+
+    quality: Quality
+    """What was measured when the chunk was made; `nbytes` is the length of the whole payload."""
+
+    def pack(self) -> bytes:
+        """The bytes that are stored."""
+        bands, height, width = self.shape
+        header = _HEADER.pack(
+            VERSION,
+            self.mode,
+            DTYPES.index(self.dtype),
+            # A plane for each band is written as 2: the number of bands itself may not fit one byte.
+            min(self.mask_planes, 2),
+            bands,
+            0,
+            height,
+            width,
+            len(self.mask),
+            len(self.codes),
+            0,
+            self.fill,
+        )
+        table = np.empty(bands, dtype=_BAND)
+        table["count"] = self.quality.count
+        table["squared_error"] = self.quality.squared_error
+        table["max_error"] = self.quality.max_error
+        return header + table.tobytes() + self.mask + self.codes
+
+
+def packed_size(bands: int, mask: bytes, codes: bytes) -> int:
+    """Length in bytes of a payload with these sections."""
+    return _HEADER.size + bands * _BAND.itemsize + len(mask) + len(codes)
+
+
+def unpack(data: bytes) -> Payload:
+    """Take a payload apart.
+
+    Raises
+    ------
+    PayloadError
+        If the version is unknown, or the bytes contradict themselves.
+    """
+    if len(data) < _HEADER.size:
+        raise PayloadError(f"A payload has at least {_HEADER.size} bytes, found {len(data)}; the chunk is truncated")
+    if data[0] != VERSION:
+        raise PayloadError(
+            f"Payload version {data[0]}; this harmonium reads version {VERSION}: upgrade it, or the bytes are damaged"
+        )
+    _, mode, dtype, planes, bands, reserved, height, width, n_mask, n_codes, n_residual, fill = _HEADER.unpack_from(
+        data
+    )
+    if mode not in set(Mode) or dtype >= len(DTYPES) or planes > 2 or reserved or n_residual:
+        raise PayloadError(
+            f"Payload header claims mode {mode}, dtype {dtype}, mask planes {planes}, reserved {reserved}, residual of "
+            f"{n_residual} bytes: none of these exists in version {VERSION}; the chunk is damaged"
+        )
+    if not 1 <= bands <= MAX_BANDS or not 1 <= bands * height * width <= MAX_PIXELS:
+        raise PayloadError(f"Payload header claims {bands} bands of {height} × {width} pixels; the chunk is damaged")
+    expected = _HEADER.size + bands * _BAND.itemsize + n_mask + n_codes
+    if len(data) != expected or (planes == 0) != (n_mask == 0):
+        raise PayloadError(f"Payload should have {expected} bytes, found {len(data)}; the chunk is damaged")
+    table = np.frombuffer(data, dtype=_BAND, count=bands, offset=_HEADER.size)
+    start = _HEADER.size + bands * _BAND.itemsize
+    return Payload(
+        mode=Mode(mode),
+        dtype=DTYPES[dtype],
+        shape=(bands, height, width),
+        fill=fill,
+        mask=data[start : start + n_mask],
+        mask_planes=bands if planes == 2 else planes,
+        codes=data[start + n_mask :],
+        quality=Quality(
+            nbytes=len(data),
+            count=table["count"].astype(np.int64),
+            squared_error=table["squared_error"].astype(np.float64),
+            max_error=table["max_error"].astype(np.float64),
+        ),
+    )
+
+
+# --- pixels that carry no data -------------------------------------------------------------------------------------
+
+_SPECIAL = (np.nan, np.inf, -np.inf)
+"""Values of mask classes 2, 3 and 4; class 1 is the fill value, class 0 carries data."""
+
+
+def classify(pixels: NDArray[np.generic], fill: float) -> NDArray[np.uint8] | None:
+    """Class of every pixel (bands, height, width), or None if all carry data."""
+    classes = (pixels == np.asarray(fill, dtype=pixels.dtype)).astype(np.uint8) if np.isfinite(fill) else None
+    if pixels.dtype.kind == "f":
+        finite = np.isfinite(pixels)
+        if not finite.all():
+            classes = np.zeros(pixels.shape, np.uint8) if classes is None else classes
+            classes[np.isnan(pixels)] = 2
+            classes[np.isposinf(pixels)] = 3
+            classes[np.isneginf(pixels)] = 4
+    return classes if classes is not None and classes.any() else None
+
+
+def pack_mask(classes: NDArray[np.uint8] | None) -> tuple[bytes, int]:
+    """Compressed classes and their number of planes."""
+    if classes is None:
+        return b"", 0
+    if len(classes) == 1 or not (classes != classes[:1]).any():
+        return zlib.compress(classes[:1].tobytes(), 6), 1
+    return zlib.compress(classes.tobytes(), 6), len(classes)
+
+
+def unpack_mask(payload: Payload) -> NDArray[np.uint8] | None:
+    """Class of every pixel (bands, height, width), or None if all carry data."""
+    if payload.mask_planes == 0:
+        return None
+    bands, height, width = payload.shape
+    expected = payload.mask_planes * height * width
+    inflater = zlib.decompressobj()
+    try:
+        # One byte more than expected is enough to see that there is too much.
+        raw = inflater.decompress(payload.mask, expected + 1)
+    except zlib.error as error:
+        raise PayloadError(f"The mask section cannot be inflated ({error}); the chunk is damaged") from error
+    if len(raw) != expected or not inflater.eof:
+        raise PayloadError(f"The mask section should hold {expected} pixels; the chunk is damaged")
+    classes = np.frombuffer(raw, np.uint8).reshape(payload.mask_planes, height, width)
+    if classes.max() > len(_SPECIAL) + 1 or (payload.dtype != "float32" and classes.max() > 1):
+        raise PayloadError(f"The mask section holds class {classes.max()}, which does not exist; the chunk is damaged")
+    return np.broadcast_to(classes, payload.shape)
+
+
+def put_special(pixels: NDArray[np.generic], classes: NDArray[np.uint8], fill: float) -> None:
+    """Write the values of the pixels that carry no data into `pixels`, in place."""
+    pixels[classes == 1] = np.asarray(fill, dtype=pixels.dtype)
+    if pixels.dtype.kind == "f":
+        for number, value in enumerate(_SPECIAL, start=2):
+            pixels[classes == number] = value

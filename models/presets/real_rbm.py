@@ -1,0 +1,189 @@
+"""`real-rbm`: 8×8 pixels of all bands as real values, a stack of two machines, limited-state codes.
+
+    code    Limited-state  K = 16 per band, at least 64      k ∈ 0 ... L_j - 1, one static table of frequencies each
+              │ RBM 2
+    hidden  Rectified      2 K                               features in pairs of opposite sign
+              │ RBM 1
+    visible Gaussian       64 per band, learned variance
+
+The first machine starts where contrastive divergence of a Gaussian machine ends: at the principal components
+(Karakida, Okada and Amari 2016; the closed form is that of probabilistic PCA, Tipping and Bishop 1999, eq. 8), each
+held by a pair of rectified units of opposite sign. The second starts by joining the pairs, so that the untrained stack
+is the Karhunen-Loève transform. Both are then trained by CD-1, unrolled, and fine-tuned for distortion and rate.
+
+The conditional of a limited-state unit rounds to the nearest state. With unit posterior variance, one step of every code
+unit is the same number of DN, which is what entropy-coded quantisation wants (Gish and Pierce 1968); how many, is found
+by bisection for the rate that was asked for.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from harmonium.models import cell_transform, contrastive_divergence, fine_tuning
+from harmonium.models.block_transform import BlockTransform
+from harmonium.models.cell_transform import CellTransform
+from harmonium.models.code_prior import StaticTables
+from harmonium.models.presets import FitOptions, Fitted, Report
+from harmonium.models.radiometry import Radiometry, default_peak
+from harmonium.models.rbm import RBM
+from harmonium.models.training import StageLog, bits_per_cell, hold_out, random_batches, steps
+from harmonium.models.units import Gaussian, LimitedState, RectifiedGaussian
+from harmonium.models.unrolled import UnrolledStack, unroll
+
+_CD_STEPS = 300
+_FINE_TUNING_STEPS = 3000
+_MAX_STATES = 1 << 14
+
+
+class RealRbm:
+    """See the module."""
+
+    name = "real-rbm"
+    patch = 8
+    default_bits = 0.5
+
+    def fit(self, blocks: NDArray[np.generic], options: FitOptions, report: Report) -> Fitted:
+        """See `Preset.fit`."""
+        learn, held_out = hold_out(blocks)
+        radiometry = _radiometry(learn, options)
+        generator = torch.Generator().manual_seed(options.seed)
+        x = _normalise(learn, radiometry).to(options.device)
+        log = StageLog(report)
+
+        stack, noise = _principal_stack(x)
+        stack[-1], spacing = _with_spacing(stack, x[:20_000], (options.bits or self.default_bits) * x.shape[1])
+        cd = contrastive_divergence.Schedule(steps=steps(_CD_STEPS, options.effort), learning_rate=1e-5)
+        below = x
+        for number, rbm in enumerate(stack, start=1):
+            batches = random_batches(below, cd.batch, generator)
+            log.run(f"cd-{number}", cd.steps, contrastive_divergence.train(rbm, batches, cd, generator))
+            with torch.no_grad():
+                below = rbm.mode_hidden(below)
+
+        net = unroll(stack)
+        schedule = fine_tuning.Schedule(
+            steps=steps(_FINE_TUNING_STEPS, options.effort), rate_weight=(spacing * noise) ** 2 * math.log(2) / 6
+        )
+        batches = random_batches(x, schedule.batch, generator)
+        log.run("fine-tuning", schedule.steps, fine_tuning.fine_tune(net, batches, schedule, generator))
+
+        net = net.cpu()
+        _limit_states(net, x.cpu())
+        codes = net.encode(x.cpu()).T.numpy()
+        prior = StaticTables.learn(codes, [int(count) for count in net.states])
+        transform = CellTransform(net, blocks.shape[1], "values")
+        record = {
+            "seed": options.seed,
+            "effort": options.effort,
+            "blocks": len(blocks),
+            "step_dn": round(spacing * noise * radiometry.scale[0], 4),
+            "stages": log.stages,
+            "held_out": _measure(net, prior, held_out, radiometry),
+        }
+        return Fitted(radiometry=radiometry, transform=transform, prior=prior, record=record)
+
+    def load(self, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> BlockTransform:
+        """See `Preset.load`."""
+        return cell_transform.load(spec, tensors)
+
+
+PRESET = RealRbm()
+
+
+def _radiometry(blocks: NDArray[np.generic], options: FitOptions) -> Radiometry:
+    """Centre every band; one scale for all, so that an error of 1 DN costs the same in each."""
+    values = blocks.astype(np.float64)
+    offset = values.mean(axis=(0, 2, 3))
+    deviation = float(np.sqrt(values.var(axis=(0, 2, 3)).mean()))
+    dtype = blocks.dtype.name
+    peak = options.peak
+    if peak is None:
+        # Floats have no range of their own: what the training blocks span stands in for it.
+        peak = default_peak(dtype) if dtype != "float32" else float(np.ptp(values)) or 1.0
+    scale = deviation if deviation > 0 else 1.0
+    return Radiometry(dtype=dtype, offset=tuple(offset.tolist()), scale=(scale,) * len(offset), peak=peak)
+
+
+def _normalise(blocks: NDArray[np.generic], radiometry: Radiometry) -> Tensor:
+    """Blocks (n, bands, 8, 8) to visible values (n, bands * 64)."""
+    offset = np.array(radiometry.offset, np.float32)[:, None, None]
+    values = (blocks.astype(np.float32) - offset) / np.float32(radiometry.scale[0])
+    return torch.from_numpy(values.reshape(len(blocks), -1))
+
+
+def _principal_stack(x: Tensor) -> tuple[list[RBM], float]:
+    """Both machines at their closed-form start, the code layer without limits; and the visible deviation."""
+    visible = x.shape[1]
+    units = min(visible, max(64, visible // 4))
+    mean = x.mean(0, dtype=torch.float64)
+    covariance = torch.cov(x.T.double())
+    variances, directions = torch.linalg.eigh(covariance)
+    variances, directions = variances.flip(0), directions.flip(1)
+    # The noise is what the discarded components carry; at the least a thousandth of a deviation, where none are.
+    noise = max(float(variances[units:].mean()) if units < visible else 0.0, 1e-6)
+    kept = torch.sqrt((noise * (1 - noise / variances[:units].clamp(min=noise * 1.01))).clamp(min=0))
+    loadings = (directions[:, :units] * kept).float()
+
+    first = RBM(Gaussian(size=visible), RectifiedGaussian(size=2 * units)).to(x.device)
+    second = RBM(RectifiedGaussian(size=2 * units), LimitedState(size=units, states=3)).to(x.device)
+    with torch.no_grad():
+        first.weight.copy_(torch.cat([loadings, -loadings], dim=1))
+        first.visible_parameters["log_variance"].fill_(math.log(noise))
+        first.visible_parameters["bias"].copy_(mean)
+        first.hidden_parameters["bias"].copy_(-(mean.float() / noise) @ first.weight)
+        identity = torch.eye(units, device=x.device)
+        second.weight.copy_(torch.cat([identity, -identity]))
+    return [first, second], math.sqrt(noise)
+
+
+def _with_spacing(stack: list[RBM], x: Tensor, bits: float) -> tuple[RBM, float]:
+    """The second machine with states so far apart that the codes of x carry `bits` a cell, by bisection."""
+    with torch.no_grad():
+        levels = (stack[0].mode_hidden(x) @ stack[1].weight).cpu().numpy()
+    low, high = 1e-3, 1e4
+    for _ in range(24):
+        spacing = math.sqrt(low * high)
+        low, high = (spacing, high) if _entropy(np.rint(levels / spacing)) > bits else (low, spacing)
+    reach = int(np.ceil(np.abs(levels).max() / spacing)) * 2
+    states = 2 * min(max(reach, 1), _MAX_STATES // 2 - 1) + 1
+    limited = RBM(stack[1].visible, LimitedState(size=levels.shape[1], states=states, spacing=spacing)).to(x.device)
+    limited.load_state_dict(stack[1].state_dict())
+    return limited, spacing
+
+
+def _entropy(levels: NDArray[np.float32]) -> float:
+    """Empirical entropy of a cell's code in bits, units taken one by one; levels (cells, units)."""
+    total = 0.0
+    for column in levels.T:
+        _, counts = np.unique(column, return_counts=True)
+        share = counts / len(column)
+        total -= float((share * np.log2(share)).sum())
+    return total
+
+
+@torch.no_grad()
+def _limit_states(net: UnrolledStack, x: Tensor) -> None:
+    """Give each code unit four times the range of states that it took on x, so that brighter scenes fit, too."""
+    levels = net.code_input(x).round()
+    lowest, highest = levels.amin(0), levels.amax(0)
+    span = highest - lowest + 1
+    net.states.copy_((4 * span).clamp(min=8, max=_MAX_STATES))
+    net.low.copy_((lowest + highest) / 2 - net.states / 2)
+
+
+def _measure(
+    net: UnrolledStack, prior: StaticTables, blocks: NDArray[np.generic], radiometry: Radiometry
+) -> dict[str, float]:
+    with torch.no_grad():
+        x = _normalise(blocks, radiometry)
+        codes = net.encode(x)
+        error = float((net.decode(codes) - x).square().mean(dtype=torch.float64)) * radiometry.scale[0] ** 2
+    bits = bits_per_cell(prior, codes.T.numpy()) / x.shape[1]
+    psnr = 10 * math.log10(radiometry.peak**2 / max(error, 1e-12))
+    return {"bits_per_pixel": round(bits, 4), "psnr_db": round(psnr, 3)}

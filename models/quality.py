@@ -1,0 +1,75 @@
+"""What one chunk, or many together, cost in bytes and in error."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quality:
+    """Measured after decoding again, over the pixels that carry data; masked ones are exact and do not count."""
+
+    nbytes: int
+    """Length of the payload in bytes, its header included."""
+
+    count: NDArray[np.int64]
+    """Pixels that carry data, (bands,)."""
+
+    squared_error: NDArray[np.float64]
+    """Sum over these pixels of the squared error in DN², (bands,)."""
+
+    max_error: NDArray[np.float64]
+    """Largest absolute error in DN, (bands,); 0 where no pixel carries data."""
+
+    @property
+    def mse(self) -> NDArray[np.float64]:
+        """Mean squared error in DN², (bands,); NaN for a band without data."""
+        with np.errstate(invalid="ignore"):
+            return self.squared_error / self.count
+
+    def psnr(self, peak: float) -> NDArray[np.float64]:
+        """10 log10(peak² / MSE) in dB, (bands,); infinite where every pixel is exact."""
+        return psnr(self.mse, peak)
+
+    @property
+    def bits_per_pixel(self) -> float:
+        """Bits per pixel and band that carries data; NaN where none does."""
+        total = int(self.count.sum())
+        return 8 * self.nbytes / total if total else float("nan")
+
+    def merge(self, other: Self) -> Self:
+        """Quality of two chunks, or of two sets of chunks, together."""
+        return type(self)(
+            nbytes=self.nbytes + other.nbytes,
+            count=self.count + other.count,
+            squared_error=self.squared_error + other.squared_error,
+            max_error=np.maximum(self.max_error, other.max_error),
+        )
+
+
+def measure(
+    original: NDArray[np.generic], decoded: NDArray[np.generic], valid: NDArray[np.bool_], nbytes: int
+) -> Quality:
+    """Compare two chunks (bands, height, width) where `valid`, of the same shape, is True.
+
+    Integer pixels are compared in integers, so that the sums are exact whatever their order.
+    """
+    wide = np.float64 if original.dtype.kind == "f" else np.int32
+    error = np.subtract(original, decoded, dtype=wide, casting="unsafe", where=valid, out=np.zeros(valid.shape, wide))
+    flat = error.reshape(len(error), -1)
+    # Squares of 16-bit differences fit 33 bits: summed in float64, up to 2^20 of them stay below 2^53 and exact.
+    squared = np.array([np.dot(row, row) for row in flat.astype(np.float64, copy=False)])
+    return Quality(
+        nbytes=nbytes,
+        count=valid.reshape(len(valid), -1).sum(axis=1, dtype=np.int64),
+        squared_error=squared,
+        max_error=np.abs(flat).max(axis=1, initial=0).astype(np.float64),
+    )
+
+
+def psnr(mse: NDArray[np.float64], peak: float) -> NDArray[np.float64]:
+    """Peak signal-to-noise ratio in dB of mean squared errors in DN²; infinite where the error is zero."""
+    with np.errstate(divide="ignore"):
+        return 10 * np.log10(peak**2 / np.asarray(mse, dtype=np.float64))

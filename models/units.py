@@ -1,0 +1,223 @@
+"""The kinds of unit that a layer of a restricted Boltzmann machine may consist of.
+
+Every kind is an exponential family in its own input. With `x` the state of a layer, `a = W s(y)` the input that it gets
+from the other layer's state `y`, and `s` the kind's sufficient statistic,
+
+    E(x, y) = e(x) + e'(y) - s(x) . W s'(y)              (Welling, Rosen-Zvi and Hinton 2004, eq. 3)
+    p(x | a) is proportional to exp(-e(x) + s(x) . a)
+    log Z(a) = log sum_x exp(-e(x) + s(x) . a)
+
+| kind              | states              | e(x)              | s(x)     | source                                      |
+|-------------------|---------------------|-------------------|----------|---------------------------------------------|
+| Bernoulli         | 0, 1                | -b x              | x        | Hinton 2002                                 |
+| Gaussian          | real                | (x - b)² / 2 σ²   | x / σ²   | Cho, Ilin and Raiko 2011, eq. 1; σ learned  |
+| RectifiedGaussian | real, not negative  | x² / 2 - b x      | x        | Su, Liao, Chen and Carin 2016, eq. 3        |
+| LimitedState      | L equidistant reals | x² / 2 - b x      | x        | a Gaussian unit that has only L states      |
+
+A unit of `LimitedState` takes the values δ (k - (L - 1) / 2), k = 0 ... L - 1. Its most probable state is the grid point
+that lies nearest to `b + a`: conditioning such a unit *is* uniform scalar quantisation. With L = 2 it is a Bernoulli
+unit up to a shift.
+
+Units are values without state: their parameters (`bias`, and `log_variance` of Gaussian units) are handed to every call.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
+
+Parameters = Mapping[str, Tensor]
+
+_LOG_2PI = math.log(2 * math.pi)
+# Beyond this many standard deviations a normal density underflows what float32 can add to one (exp(-32) < 2^-46).
+_REACH = 8.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Units(ABC):
+    """A layer of units of one kind. All tensors are (batch, size), inputs `a` exclude the bias."""
+
+    size: int
+    """Number of units in the layer."""
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"A layer needs at least 1 unit, got size={self.size}")
+
+    def initial_parameters(self) -> dict[str, Tensor]:
+        """Parameters of a layer that prefers nothing: zero bias, unit variance; each (size,) float32."""
+        return {"bias": torch.zeros(self.size)}
+
+    @abstractmethod
+    def self_energy(self, x: Tensor, parameters: Parameters) -> Tensor:
+        """Energy e(x) of the layer without its input, (batch,)."""
+
+    def coupled(self, x: Tensor, parameters: Parameters) -> Tensor:
+        """Sufficient statistic s(x) that meets the weights, (batch, size)."""
+        return x
+
+    @abstractmethod
+    def log_partition(self, a: Tensor, parameters: Parameters) -> Tensor:
+        """Log Z(a) of each unit, (batch, size): the layer summed out, given its input."""
+
+    @abstractmethod
+    def mean(self, a: Tensor, parameters: Parameters) -> Tensor:
+        """Expected state of each unit, given its input, (batch, size)."""
+
+    @abstractmethod
+    def mode(self, a: Tensor, parameters: Parameters) -> Tensor:
+        """Most probable state of each unit, given its input, (batch, size)."""
+
+    @abstractmethod
+    def sample(self, a: Tensor, parameters: Parameters, generator: torch.Generator) -> Tensor:
+        """One draw from p(x | a), (batch, size)."""
+
+    def statistics(self, x: Tensor, a: Tensor, parameters: Parameters) -> dict[str, Tensor]:
+        """Sums over the batch of -∂E/∂parameter at state `x` with input `a`, each (size,)."""
+        return {"bias": x.sum(0)}
+
+
+class Bernoulli(Units):
+    """Units that are 0 or 1."""
+
+    __slots__ = ()
+
+    def self_energy(self, x: Tensor, parameters: Parameters) -> Tensor:
+        return -(x @ parameters["bias"])
+
+    def log_partition(self, a: Tensor, parameters: Parameters) -> Tensor:
+        return F.softplus(a + parameters["bias"])
+
+    def mean(self, a: Tensor, parameters: Parameters) -> Tensor:
+        return torch.sigmoid(a + parameters["bias"])
+
+    def mode(self, a: Tensor, parameters: Parameters) -> Tensor:
+        return (a + parameters["bias"] > 0).to(a.dtype)
+
+    def sample(self, a: Tensor, parameters: Parameters, generator: torch.Generator) -> Tensor:
+        return torch.bernoulli(self.mean(a, parameters), generator=generator)
+
+
+class Gaussian(Units):
+    """Real units with a learned variance σ² = exp(log_variance) each."""
+
+    __slots__ = ()
+
+    def initial_parameters(self) -> dict[str, Tensor]:
+        return {"bias": torch.zeros(self.size), "log_variance": torch.zeros(self.size)}
+
+    def self_energy(self, x: Tensor, parameters: Parameters) -> Tensor:
+        precision = torch.exp(-parameters["log_variance"])
+        return 0.5 * ((x - parameters["bias"]).square() @ precision)
+
+    def coupled(self, x: Tensor, parameters: Parameters) -> Tensor:
+        return x * torch.exp(-parameters["log_variance"])
+
+    def log_partition(self, a: Tensor, parameters: Parameters) -> Tensor:
+        precision = torch.exp(-parameters["log_variance"])
+        return (a * parameters["bias"] + 0.5 * a.square()) * precision + 0.5 * (_LOG_2PI + parameters["log_variance"])
+
+    def mean(self, a: Tensor, parameters: Parameters) -> Tensor:
+        return a + parameters["bias"]
+
+    def mode(self, a: Tensor, parameters: Parameters) -> Tensor:
+        return a + parameters["bias"]
+
+    def sample(self, a: Tensor, parameters: Parameters, generator: torch.Generator) -> Tensor:
+        noise = torch.randn(a.shape, dtype=a.dtype, device=a.device, generator=generator)
+        return self.mean(a, parameters) + noise * torch.exp(0.5 * parameters["log_variance"])
+
+    def statistics(self, x: Tensor, a: Tensor, parameters: Parameters) -> dict[str, Tensor]:
+        precision = torch.exp(-parameters["log_variance"])
+        residual = x - parameters["bias"]
+        return {
+            "bias": residual.sum(0) * precision,
+            "log_variance": (0.5 * residual.square() - x * a).sum(0) * precision,
+        }
+
+
+class RectifiedGaussian(Units):
+    """Real units that are never negative: a normal of unit variance, truncated at zero."""
+
+    __slots__ = ()
+
+    def self_energy(self, x: Tensor, parameters: Parameters) -> Tensor:
+        return 0.5 * x.square().sum(-1) - x @ parameters["bias"]
+
+    def log_partition(self, a: Tensor, parameters: Parameters) -> Tensor:
+        m = a + parameters["bias"]
+        return 0.5 * (m.square() + _LOG_2PI) + torch.special.log_ndtr(m)
+
+    def mean(self, a: Tensor, parameters: Parameters) -> Tensor:
+        m = a + parameters["bias"]
+        # The inverse Mills ratio as exp(log φ - log Φ): neither underflows before the other.
+        return (m + torch.exp(-0.5 * (m.square() + _LOG_2PI) - torch.special.log_ndtr(m))).clamp(min=0)
+
+    def mode(self, a: Tensor, parameters: Parameters) -> Tensor:
+        return torch.relu(a + parameters["bias"])
+
+    def sample(self, a: Tensor, parameters: Parameters, generator: torch.Generator) -> Tensor:
+        m = a + parameters["bias"]
+        uniform = torch.rand(a.shape, dtype=a.dtype, device=a.device, generator=generator)
+        # Inversion from the upper tail: x = m - Φ^-1(u Φ(m)), which keeps its digits for large m.
+        tail = uniform * torch.special.ndtr(m)
+        inverted = m - torch.special.ndtri(tail.clamp(min=torch.finfo(a.dtype).tiny))
+        # Far below zero Φ(m) has no digits left; the tail is exponential there: x ~ Exp(-m).
+        exponential = -torch.log1p(-uniform) / m.abs().clamp(min=1)
+        return torch.where(m > -5, inverted, exponential).clamp(min=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitedState(Units):
+    """Real units that can take only `states` equidistant values, symmetric about zero."""
+
+    states: int
+    """Number of states L of each unit, at least 2."""
+
+    spacing: float = 1.0
+    """Distance δ between neighbouring states."""
+
+    def __post_init__(self) -> None:
+        # slots=True rebuilds the class, and super() without arguments would look into the old one.
+        Units.__post_init__(self)
+        if self.states < 2 or not self.spacing > 0:
+            raise ValueError(
+                f"Limited-state units need states >= 2 and spacing > 0, got states={self.states}, spacing={self.spacing}"
+            )
+
+    def self_energy(self, x: Tensor, parameters: Parameters) -> Tensor:
+        return 0.5 * x.square().sum(-1) - x @ parameters["bias"]
+
+    def _neighbours(self, m: Tensor) -> tuple[Tensor, Tensor]:
+        """Values of the states within reach of `m` and their log weights, both (batch, size, window)."""
+        half = (self.states - 1) / 2
+        reach = min(math.ceil(_REACH / self.spacing) + 1, self.states - 1)
+        nearest = (m / self.spacing + half).round().clamp(0, self.states - 1)
+        k = nearest.unsqueeze(-1) + torch.arange(-reach, reach + 1, dtype=m.dtype, device=m.device)
+        values = (k - half) * self.spacing
+        weights = values * m.unsqueeze(-1) - 0.5 * values.square()
+        return values, weights.masked_fill((k < 0) | (k > self.states - 1), -torch.inf)
+
+    def log_partition(self, a: Tensor, parameters: Parameters) -> Tensor:
+        return torch.logsumexp(self._neighbours(a + parameters["bias"])[1], dim=-1)
+
+    def mean(self, a: Tensor, parameters: Parameters) -> Tensor:
+        values, weights = self._neighbours(a + parameters["bias"])
+        return (values * torch.softmax(weights, dim=-1)).sum(-1)
+
+    def mode(self, a: Tensor, parameters: Parameters) -> Tensor:
+        half = (self.states - 1) / 2
+        k = ((a + parameters["bias"]) / self.spacing + half).round().clamp(0, self.states - 1)
+        return (k - half) * self.spacing
+
+    def sample(self, a: Tensor, parameters: Parameters, generator: torch.Generator) -> Tensor:
+        values, weights = self._neighbours(a + parameters["bias"])
+        # Gumbel's trick keeps the draw a few elementwise passes; torch.multinomial would flatten and copy.
+        uniform = torch.rand(weights.shape, dtype=a.dtype, device=a.device, generator=generator)
+        gumbel = -torch.log(-torch.log(uniform.clamp(min=torch.finfo(a.dtype).tiny)))
+        chosen = (weights + gumbel).argmax(dim=-1, keepdim=True)
+        return values.gather(-1, chosen).squeeze(-1)

@@ -1,0 +1,181 @@
+"""A stack of restricted Boltzmann machines, unrolled into an encoder and a decoder (Hinton and Salakhutdinov 2006).
+
+    x ── W1/σ1² ── f ── W2/σ2² ── f ── quantise ── k        integer codes, one of L_j states for unit j
+    x' ── W1 ────── f ── W2 ───── value of state ── k
+
+Going up, every layer takes the most probable state that its machine gives it; going down, the mean. After unrolling, the
+two halves have weights of their own, which backpropagation then fine-tunes (`harmonium.models.fine_tuning`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from harmonium.models.rbm import RBM
+from harmonium.models.units import Bernoulli, Gaussian, LimitedState, RectifiedGaussian, Units
+
+Activation = Literal["identity", "relu", "sigmoid"]
+
+_ACTIVATIONS = {"identity": lambda a: a, "relu": torch.relu, "sigmoid": torch.sigmoid}
+_ACTIVATION_OF: dict[type[Units], Activation] = {
+    Bernoulli: "sigmoid",
+    Gaussian: "identity",
+    LimitedState: "identity",
+    RectifiedGaussian: "relu",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackShape:
+    """What an unrolled stack looks like, without its numbers."""
+
+    sizes: tuple[int, ...]
+    """Units in each layer, from the visible to the code layer."""
+
+    hidden: Activation
+    """What the layers between visible and code compute, up and down."""
+
+    code: Activation
+    """What the code layer computes before it is quantised."""
+
+    visible: Activation
+    """What the decoder's last layer computes."""
+
+    def __post_init__(self) -> None:
+        if len(self.sizes) < 2 or min(self.sizes) < 1 or max(self.sizes) > 1 << 16:
+            raise ValueError(f"A stack needs two layers or more of 1 to 65536 units each, got sizes={self.sizes}")
+        for name in (self.hidden, self.code, self.visible):
+            if name not in _ACTIVATIONS:
+                raise ValueError(f"Unknown activation {name!r}; known are {', '.join(_ACTIVATIONS)}")
+
+
+class UnrolledStack(nn.Module):
+    """Encoder, limited-state code layer and decoder, on batches of cells.
+
+    Unit j of the code layer has `states[j]` states with the values `(low[j] + k) * spacing[j]`, k = 0 ... states[j] - 1.
+    """
+
+    spacing: Tensor
+    low: Tensor
+    states: Tensor
+
+    def __init__(self, shape: StackShape) -> None:
+        super().__init__()
+        self.shape = shape
+        pairs = list(zip(shape.sizes[:-1], shape.sizes[1:], strict=True))
+        self.encoder = nn.ModuleList([nn.Linear(below, above) for below, above in pairs])
+        self.decoder = nn.ModuleList([nn.Linear(above, below) for below, above in reversed(pairs)])
+        units = shape.sizes[-1]
+        self.register_buffer("spacing", torch.ones(units))
+        self.register_buffer("low", torch.zeros(units, dtype=torch.int32))
+        self.register_buffer("states", torch.full((units,), 2, dtype=torch.int32))
+
+    def code_input(self, x: Tensor) -> Tensor:
+        """What the code layer computes before it is quantised, in units of its spacing; (cells, units)."""
+        hidden, code = _ACTIVATIONS[self.shape.hidden], _ACTIVATIONS[self.shape.code]
+        for layer in self.encoder[:-1]:
+            x = hidden(layer(x))
+        return code(self.encoder[-1](x)) / self.spacing
+
+    def quantise(self, a: Tensor) -> Tensor:
+        """The state numbers k nearest to the code inputs `a`, (cells, units) int32."""
+        # Clamped as floats: an input beyond int32 would wrap round.
+        return (a.round() - self.low).clamp_(min=torch.zeros_like(self.spacing), max=self.states - 1.0).to(torch.int32)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Visible values (cells, visible) to state numbers (cells, units) int32."""
+        return self.quantise(self.code_input(x))
+
+    def decode_values(self, values: Tensor) -> Tensor:
+        """Values of the code units, in units of the spacing, to visible means (cells, visible)."""
+        hidden, visible = _ACTIVATIONS[self.shape.hidden], _ACTIVATIONS[self.shape.visible]
+        x = values * self.spacing
+        for layer in self.decoder[:-1]:
+            x = hidden(layer(x))
+        return visible(self.decoder[-1](x))
+
+    def decode(self, k: Tensor) -> Tensor:
+        """State numbers (cells, units) to visible means (cells, visible)."""
+        return self.decode_values((k + self.low).to(self.spacing.dtype))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Code inputs, and the reconstruction from their quantised values with gradients passed straight through.
+
+        The straight-through estimator (Bengio, Léonard and Courville 2013): forward the quantised value, backward as
+        if it had not been quantised.
+        """
+        a = self.code_input(x)
+        quantised = self.quantise(a.detach()) + self.low
+        return a, self.decode_values(a + (quantised - a.detach()))
+
+
+@torch.no_grad()
+def unroll(stack: Sequence[RBM]) -> UnrolledStack:
+    """Make encoder and decoder from trained machines, the lowest first.
+
+    Raises
+    ------
+    ValueError
+        If the layers do not fit onto one another, or the code layer's kind of unit has no states to count.
+    """
+    for below, above in zip(stack[:-1], stack[1:], strict=True):
+        if below.hidden.size != above.visible.size:
+            raise ValueError(f"{below.hidden.size} hidden units cannot stand below {above.visible.size} visible units")
+    top = stack[-1].hidden
+    if not isinstance(top, Bernoulli | LimitedState):
+        raise ValueError(f"The code layer needs units with a limited number of states, got {type(top).__name__}")
+    shape = StackShape(
+        sizes=(stack[0].visible.size, *(rbm.hidden.size for rbm in stack)),
+        hidden=_ACTIVATION_OF[type(stack[0].hidden)] if len(stack) > 1 else "identity",
+        code=_ACTIVATION_OF[type(top)],
+        visible=_ACTIVATION_OF[type(stack[0].visible)],
+    )
+    net = UnrolledStack(shape)
+    for rbm, up, down in zip(stack, net.encoder, reversed(net.decoder), strict=True):
+        precision = (
+            torch.exp(-rbm.visible_parameters["log_variance"]) if "log_variance" in rbm.visible_parameters else 1
+        )
+        up.weight.copy_(rbm.weight.T * precision)
+        up.bias.copy_(rbm.hidden_parameters["bias"])
+        down.weight.copy_(rbm.weight)
+        down.bias.copy_(rbm.visible_parameters["bias"])
+    if isinstance(top, LimitedState):
+        if top.states % 2 == 0:
+            raise ValueError(f"A code layer needs an odd number of states, so that one of them is 0, got {top.states}")
+        net.spacing.fill_(top.spacing)
+        net.low.fill_(-(top.states // 2))
+        net.states.fill_(top.states)
+    return net
+
+
+@torch.no_grad()
+def to_tensors(net: UnrolledStack) -> dict[str, Tensor]:
+    """Every number of the network by name, contiguous."""
+    return {name: value.detach().contiguous() for name, value in net.state_dict().items()}
+
+
+def from_tensors(shape: StackShape, tensors: Mapping[str, Tensor]) -> UnrolledStack:
+    """Inverse of `to_tensors`.
+
+    Raises
+    ------
+    ValueError
+        If a tensor is missing, unknown, of another shape or type than `shape` asks for, not finite, or out of range.
+    """
+    net = UnrolledStack(shape)
+    for name, expected in net.state_dict().items():
+        found = tensors.get(name)
+        if found is None or found.shape != expected.shape or found.dtype != expected.dtype:
+            what = "nothing" if found is None else f"{tuple(found.shape)} {found.dtype}"
+            raise ValueError(f"Tensor {name!r}: expected {tuple(expected.shape)} {expected.dtype}, found {what}")
+        if found.is_floating_point() and not bool(torch.isfinite(found).all()):
+            raise ValueError(f"Tensor {name!r}: expected finite numbers, found some that are not")
+    if unknown := sorted(set(tensors) - set(net.state_dict())):
+        raise ValueError(f"Unknown tensors {', '.join(unknown)}")
+    if int(tensors["states"].min()) < 1 or int(tensors["states"].max()) > 1 << 16:
+        raise ValueError("Tensor 'states': expected 1 to 65536 states for every unit")
+    net.load_state_dict(dict(tensors))
+    return net
