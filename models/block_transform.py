@@ -8,8 +8,8 @@ from torch import Tensor
 class BlockTransform(Protocol):
     """A map from the pixels of a chunk to integer codes on its grid of cells, and back.
 
-    Implementations hold their numbers in tensors on one device and neither read nor write anything else. The same pixels
-    always give the same codes, on one machine and with one number of threads.
+    Implementations hold their numbers in tensors on one device and neither read nor write anything else. The same
+    pixels always give the same codes, on one machine and with one number of threads.
     """
 
     @property

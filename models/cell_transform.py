@@ -8,10 +8,14 @@ import torch
 from torch import Tensor
 
 from harmonium.models.cells import CELL, cell_grid, from_bit_probabilities, from_cells, to_bits, to_cells
+from harmonium.models.payload import MAX_BANDS
 from harmonium.models.unrolled import StackShape, UnrolledStack, from_tensors, to_tensors
 
 VisibleUnits = Literal["values", "bits"]
 """What the visible units of a cell are: its pixels of all bands, or the 8 bits of each pixel of one band."""
+
+_MAX_CODE_UNITS = 1 << 16
+"""A foreign file may ask for many bands of many units with few bytes."""
 
 
 class CellTransform:
@@ -22,11 +26,16 @@ class CellTransform:
     """
 
     def __init__(self, net: UnrolledStack, bands: int, units: VisibleUnits) -> None:
+        if units not in ("values", "bits") or not 1 <= bands <= MAX_BANDS:
+            raise ValueError(f"Expected units 'values' or 'bits' and 1 to {MAX_BANDS} bands, got {units!r} and {bands}")
         expected = CELL * CELL * (bands if units == "values" else 8)
-        if units not in ("values", "bits") or bands < 1 or net.shape.sizes[0] != expected:
+        if net.shape.sizes[0] != expected:
             raise ValueError(
                 f"A stack for {bands} bands of {units!r} needs {expected} visible units, found {net.shape.sizes[0]}"
             )
+        code_units = len(net.states) * (bands if units == "bits" else 1)
+        if code_units > _MAX_CODE_UNITS:
+            raise ValueError(f"Expected at most {_MAX_CODE_UNITS} code units, got {code_units}")
         self.net = net.eval().requires_grad_(requires_grad=False)
         self.bands = bands
         self._units = units

@@ -7,7 +7,7 @@ systems (Duda 2013), as implemented by constriction (Bamler 2022), whose output 
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Protocol, Self
+from typing import Protocol, Self, cast
 
 import constriction
 import numpy as np
@@ -30,6 +30,10 @@ class CodePrior(Protocol):
 
     kind: str
     """Name of the kind in model files."""
+
+    @property
+    def states(self) -> tuple[int, ...]:
+        """Number of states of every code unit."""
 
     def encode(self, codes: Codes) -> bytes:
         """Codes (units, cells) to bytes."""
@@ -56,7 +60,7 @@ class PackedBits:
         return int(self._bits.sum())
 
     def encode(self, codes: Codes) -> bytes:
-        """Codes (units, cells) to ceil(bits_per_cell * cells / 8) bytes."""
+        """Codes (units, cells), each below its unit's number of states, to ceil(bits_per_cell * cells / 8) bytes."""
         # One row per bit plane: unit 0's most significant first.
         planes = [
             ((row >> shift) & 1).astype(np.uint8)
@@ -69,7 +73,10 @@ class PackedBits:
         """Bytes to codes (units, cells)."""
         expected = -(-self.bits_per_cell * cells // 8)
         if len(data) != expected:
-            raise PayloadError(f"Packed codes of {cells} cells take {expected} bytes, found {len(data)}")
+            raise PayloadError(
+                f"Packed codes of {cells} cells take {expected} bytes, found {len(data)}; the chunk is damaged, or was "
+                "written with another model"
+            )
         planes = np.unpackbits(np.frombuffer(data, np.uint8), count=self.bits_per_cell * cells).reshape(-1, cells)
         codes = np.zeros((len(self.states), cells), dtype=np.int32)
         first = 0
@@ -80,7 +87,10 @@ class PackedBits:
         beyond = codes.max(axis=1, initial=0) >= np.array(self.states)
         if beyond.any():
             unit = int(np.argmax(beyond))
-            raise PayloadError(f"Code unit {unit} has {self.states[unit]} states, found state {codes[unit].max()}")
+            raise PayloadError(
+                f"Code unit {unit} has {self.states[unit]} states, found state {codes[unit].max()}; the chunk is "
+                "damaged, or was written with another model"
+            )
         return codes
 
     def to_arrays(self) -> dict[str, NDArray[np.int64]]:
@@ -103,10 +113,11 @@ class StaticTables:
         """
         self._frequencies = [np.ascontiguousarray(f, dtype=np.int64) for f in frequencies]
         for unit, f in enumerate(self._frequencies):
-            if f.ndim != 1 or len(f) < 1 or int(f.min()) < 1 or int(f.sum()) != 1 << _TABLE_BITS:
+            if f.ndim != 1 or f.size < 1 or int(f.min()) < 1 or int(f.sum()) != 1 << _TABLE_BITS:
+                smallest = f.min() if f.size else "none"
                 raise ValueError(
                     f"Table of code unit {unit}: expected frequencies of at least 1 that sum to {1 << _TABLE_BITS}, "
-                    f"found {len(f)} that sum to {f.sum()}, the smallest {f.min(initial=0)}"
+                    f"found shape {f.shape} that sums to {f.sum()}, the smallest {smallest}"
                 )
         self.states = tuple(len(f) for f in self._frequencies)
 
@@ -114,8 +125,8 @@ class StaticTables:
     def learn(cls, codes: Codes, states: Sequence[int]) -> Self:
         """Tables for codes like these (units, cells).
 
-        A state's mass is its share of the codes, mixed with a two-sided geometric tail around the median, so that states
-        which no cell took stay possible and cost more the farther away they lie.
+        A state's mass is its share of the codes, mixed with a two-sided geometric tail around the median, so that
+        states which no cell took stay possible and cost more the farther away they lie.
         """
         return cls([_learn_table(row, count) for row, count in zip(codes, states, strict=True)])
 
@@ -135,25 +146,33 @@ class StaticTables:
     def encode(self, codes: Codes) -> bytes:
         """Codes (units, cells) to bytes."""
         coder = constriction.stream.stack.AnsCoder()
-        for row, model in zip(reversed(codes), reversed(self._models), strict=True):
+        for row, model in zip(codes[::-1], reversed(self._models), strict=True):
             if model is not None:
                 coder.encode_reverse(np.ascontiguousarray(row), model)
-        return coder.get_compressed().astype("<u4").tobytes()
+        words: NDArray[np.uint32] = coder.get_compressed()
+        return words.astype("<u4").tobytes()
 
     def decode(self, data: bytes, cells: int) -> Codes:
         """Bytes to codes (units, cells)."""
         if len(data) % 4:
-            raise PayloadError(f"Entropy-coded codes come in words of 4 bytes, found {len(data)} bytes")
+            raise PayloadError(
+                f"Entropy-coded codes come in words of 4 bytes, found {len(data)} bytes; the chunk is damaged"
+            )
         try:
             coder = constriction.stream.stack.AnsCoder(np.frombuffer(data, "<u4").astype(np.uint32))
         except ValueError as error:
-            raise PayloadError(f"The {len(data)} bytes of the code section are not what an encoder leaves") from error
+            raise PayloadError(
+                f"The {len(data)} bytes of the code section are not what an encoder leaves; the chunk is damaged"
+            ) from error
         codes = np.zeros((len(self.states), cells), dtype=np.int32)
         for row, model in zip(codes, self._models, strict=True):
             if model is not None:
                 row[:] = coder.decode(model, cells)
         if not coder.is_empty():
-            raise PayloadError(f"The code section holds more than the codes of {cells} cells")
+            raise PayloadError(
+                f"The code section holds more than the codes of {cells} cells; the chunk is damaged, or was "
+                "written with another model"
+            )
         return codes
 
     def bits(self, codes: Codes) -> float:
@@ -177,7 +196,7 @@ def _learn_table(row: NDArray[np.int32], states: int) -> NDArray[np.int64]:
     spare = (1 << _TABLE_BITS) - states
     frequencies = 1 + np.floor(mass * spare).astype(np.int64)
     frequencies[np.argmax(frequencies)] += (1 << _TABLE_BITS) - int(frequencies.sum())
-    return frequencies
+    return cast("NDArray[np.int64]", frequencies)
 
 
 def from_arrays(kind: str, arrays: dict[str, NDArray[np.int64]]) -> CodePrior:
@@ -195,7 +214,8 @@ def from_arrays(kind: str, arrays: dict[str, NDArray[np.int64]]) -> CodePrior:
         raise ValueError(f"Code prior {kind!r}: expected arrays {sorted(names[kind])}, found {sorted(arrays)}")
     states = arrays["states"]
     if states.ndim != 1 or len(states) < 1 or int(states.min()) < 1 or int(states.max()) > 1 << 16:
-        raise ValueError("Code prior: expected 1 to 65536 states for every unit")
+        found = f"{states.min()} to {states.max()}" if states.size else "none"
+        raise ValueError(f"Code prior: expected 1 to 65536 states for every unit, found {found}, shape {states.shape}")
     if kind == "packed":
         return PackedBits(states.tolist())
     frequencies = arrays["frequencies"]

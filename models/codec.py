@@ -10,6 +10,7 @@ measured and put beside them.
 """
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,9 +23,12 @@ from harmonium.models.block_transform import BlockTransform
 from harmonium.models.cells import CELL, cell_grid
 from harmonium.models.code_prior import CodePrior
 from harmonium.models.payload import (
+    MAX_BANDS,
+    MAX_PIXELS,
     Mode,
     Payload,
     classify,
+    native_fill,
     pack_mask,
     packed_size,
     put_special,
@@ -32,10 +36,7 @@ from harmonium.models.payload import (
     unpack_mask,
 )
 from harmonium.models.quality import Quality, measure
-from harmonium.models.radiometry import Radiometry
-
-Pixels = NDArray[np.generic]
-"""(bands, height, width) in the radiometry's native type."""
+from harmonium.models.radiometry import Pixels, Radiometry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +72,10 @@ class Codec:
                 f"Transform of {self.transform.bands} bands does not fit a radiometry of {self.radiometry.bands}"
             )
         if tuple(self.prior.states) != self.transform.states:
-            raise ValueError("The prior's numbers of states differ from the transform's")
+            raise ValueError(
+                f"The prior's {len(self.prior.states)} numbers of states differ from the transform's "
+                f"{len(self.transform.states)}; make both from the same fit"
+            )
 
     @torch.inference_mode()
     def compress(self, pixels: Pixels, fill: float) -> Encoded:
@@ -83,18 +87,23 @@ class Codec:
             (bands, height, width) in the native type.
         fill
             Pixels of this value carry no data: they come back exactly, and no other pixel comes back as this value. So
-            do NaN and infinities.
+            do NaN and infinities, whatever the fill value. One that the native type cannot hold marks no pixel.
 
         Raises
         ------
         ValueError
-            If the chunk has other bands or another type than the codec was made for.
+            If the chunk has other bands or another type than the codec was made for, or no pixels, or too many.
         """
         bands = self.radiometry.bands
         if pixels.ndim != 3 or len(pixels) != bands or pixels.dtype != self.radiometry.dtype:
             raise ValueError(
                 f"This codec takes chunks of {bands} bands of {self.radiometry.dtype}, got shape {pixels.shape} of "
                 f"{pixels.dtype}; fit a model for such data"
+            )
+        if bands > MAX_BANDS or not 1 <= pixels.size <= MAX_PIXELS:
+            raise ValueError(
+                f"A chunk has at most {MAX_BANDS} bands and 1 to {MAX_PIXELS} values, got shape {pixels.shape}; choose "
+                "other chunks"
             )
         classes = classify(pixels, fill)
         valid = np.ones(pixels.shape, np.bool_) if classes is None else classes == 0
@@ -115,37 +124,54 @@ class Codec:
         return Encoded(payload=payload.pack(), quality=payload.quality, decoded=decoded)
 
     @torch.inference_mode()
-    def decompress(self, data: bytes) -> Pixels:
+    def decompress(self, data: bytes, shape: tuple[int, int, int] | None = None) -> Pixels:
         """Pixels (bands, height, width) of a payload.
+
+        Parameters
+        ----------
+        data
+            The payload.
+        shape
+            (bands, height, width) that the caller expects. Without it, a few foreign bytes may ask for the memory of
+            `MAX_PIXELS` values.
 
         Raises
         ------
         PayloadError
-            If the payload is damaged, of an unknown version, or was not made by a codec for such chunks.
+            If the payload is damaged, of an unknown version, of another shape than expected, or was not made by a
+            codec for such chunks.
         """
-        payload = self._unpack(data)
+        payload = self._unpack(data, shape)
         return self._reconstruct(payload.mode, payload.codes, payload.shape, unpack_mask(payload), payload.fill)
 
-    def codes(self, data: bytes) -> NDArray[np.int32]:
+    def codes(self, data: bytes, shape: tuple[int, int, int] | None = None) -> NDArray[np.int32]:
         """Integer codes (units, cell_rows, cell_columns) of a payload; zeros where no pixel was coded.
+
+        `shape` is that of the chunk in pixels, and checked, as in `decompress`.
 
         Raises
         ------
         PayloadError
             As `decompress`.
         """
-        payload = self._unpack(data)
+        payload = self._unpack(data, shape)
         rows, columns = cell_grid(*payload.shape[1:])
         if payload.mode is not Mode.LEARNED:
             return np.zeros((len(self.transform.states), rows, columns), np.int32)
         return self.prior.decode(payload.codes, rows * columns).reshape(-1, rows, columns)
 
-    def _unpack(self, data: bytes) -> Payload:
+    def _unpack(self, data: bytes, shape: tuple[int, int, int] | None) -> Payload:
         payload = unpack(data)
+        if shape is not None and payload.shape != tuple(shape):
+            raise PayloadError(
+                f"Expected a chunk of shape {tuple(shape)}, the payload's header says {payload.shape}; the chunk is "
+                "damaged, or lies in the wrong place"
+            )
         if payload.shape[0] != self.radiometry.bands or payload.dtype != self.radiometry.dtype:
             raise PayloadError(
-                f"The payload holds {payload.shape[0]} bands of {payload.dtype}, the model is for {self.radiometry.bands} "
-                f"of {self.radiometry.dtype}; the chunk is damaged, or was written with another model"
+                f"The payload holds {payload.shape[0]} bands of {payload.dtype}, the model is for "
+                f"{self.radiometry.bands} of {self.radiometry.dtype}; the chunk is damaged, or was written with "
+                "another model"
             )
         return payload
 
@@ -172,10 +198,16 @@ class Codec:
         else:
             expected = bands * 8 if mode is Mode.CONSTANT else 0
             if len(codes) != expected or (mode is Mode.EMPTY and (classes is None or (classes == 0).any())):
-                raise PayloadError(f"A chunk of mode {mode.name} does not look like this; it is damaged")
-            constant = np.frombuffer(codes, "<f8") if mode is Mode.CONSTANT else np.full(bands, fill)
+                raise PayloadError(
+                    f"A chunk of mode {mode.name} has {expected} bytes of codes, found {len(codes)}, and an EMPTY "
+                    "one a mask of all its pixels; the chunk is damaged"
+                )
+            constant = np.frombuffer(codes, "<f8") if mode is Mode.CONSTANT else np.zeros(bands)
             with np.errstate(all="ignore"):
-                pixels = np.broadcast_to(constant.astype(dtype)[:, None, None], shape).copy()
+                native = constant.astype(dtype)
+            if not (native == constant).all():
+                raise PayloadError(f"The constants {constant} are not {dtype} values; the chunk is damaged")
+            pixels = np.broadcast_to(native[:, None, None], shape).copy()
         return _keep_data_apart(pixels, classes, fill)
 
 
@@ -203,16 +235,20 @@ def _fill_smoothly(values: Tensor, valid: Tensor) -> Tensor:
 
 def _keep_data_apart(pixels: Pixels, classes: NDArray[np.uint8] | None, fill: float) -> Pixels:
     """Put the masked values in, and move data that happens to equal the fill value to its neighbour."""
-    dtype = pixels.dtype
-    if np.isfinite(fill):
-        value = np.asarray(fill, dtype=dtype)
+    value = native_fill(fill, pixels.dtype)
+    if value is not None:
         collides = pixels == value
         if collides.any():
-            if dtype.kind == "f":
-                neighbour = np.nextafter(value, np.asarray(np.inf, dtype))
-            else:
-                neighbour = value + dtype.type(1) if value < np.iinfo(dtype).max else value - dtype.type(1)
-            pixels[collides] = neighbour
+            pixels[collides] = _neighbour(value, pixels.dtype)
     if classes is not None:
         put_special(pixels, classes, fill)
     return pixels
+
+
+def _neighbour(value: np.generic, dtype: np.dtype[Any]) -> np.generic:
+    """The value next above `value`, or next below the type's largest."""
+    if dtype.kind == "f":
+        towards = np.inf if value < np.finfo(dtype).max else -np.inf
+        return cast("np.generic", np.nextafter(value, dtype.type(towards)))
+    step = 1 if int(value) < np.iinfo(dtype).max else -1
+    return cast("np.generic", dtype.type(int(value) + step))

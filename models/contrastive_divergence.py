@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harmonium.models.rbm import RBM
 
@@ -39,7 +39,17 @@ def statistics(rbm: RBM, v: Tensor) -> Statistics:
 
     Exact for every kind of hidden unit whose parameters meet its state linearly, which Bernoulli, rectified and
     limited-state units do: the mean of the statistic is then the statistic of the mean.
+
+    Raises
+    ------
+    ValueError
+        If the hidden units are of another kind.
     """
+    if set(rbm.hidden_parameters) != {"bias"}:
+        raise ValueError(
+            f"Hidden units must have a bias and nothing else to learn, got {type(rbm.hidden).__name__} with "
+            f"{', '.join(rbm.hidden_parameters)}; take Bernoulli, RectifiedGaussian or LimitedState"
+        )
     h = rbm.mean_hidden(v)
     coupled_h = rbm.hidden.coupled(h, rbm.hidden_parameters)
     to_visible = coupled_h @ rbm.weight.T
@@ -55,12 +65,12 @@ def statistics(rbm: RBM, v: Tensor) -> Statistics:
 def negative_particles(rbm: RBM, v: Tensor, k: int, generator: torch.Generator) -> Tensor:
     """States (batch, visible) after k Gibbs steps from v.
 
-    The last step takes the visible means instead of a draw for layers of real units, which only lowers the variance of
-    the gradient (Hinton 2010, section 3).
+    All are draws: means in place of the last ones would lack the conditional variance, and a Gaussian layer trained on
+    them would let its own variance grow without end.
     """
-    for _ in range(k - 1):
+    for _ in range(k):
         v = rbm.gibbs_step(v, generator)
-    return rbm.mean_visible(rbm.sample_hidden(v, generator))
+    return v
 
 
 @torch.no_grad()
@@ -68,6 +78,12 @@ def set_gradient(rbm: RBM, positive: Statistics, negative: Statistics) -> None:
     """Store in every parameter's `.grad` the descent direction of -log p: negative minus positive phase."""
     for name, parameter in rbm.named_parameters():
         parameter.grad = negative.sums[name] / negative.count - positive.sums[name] / positive.count
+
+
+def has_finite_gradient(module: nn.Module) -> bool:
+    """Whether a step along the stored gradients leaves every parameter finite."""
+    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+    return all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,12 +109,12 @@ class Schedule:
     """L2 penalty on the weights, never on biases or variances."""
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or self.batch < 1 or self.k < 1:
-            raise ValueError(f"A schedule needs steps >= 0, batch >= 1 and k >= 1, got {self}")
+        if self.steps < 0 or self.batch < 1 or self.k < 1 or not self.learning_rate > 0:
+            raise ValueError(f"A schedule needs steps >= 0, batch >= 1, k >= 1 and learning_rate > 0, got {self}")
 
 
 def train(rbm: RBM, batches: Iterable[Tensor], schedule: Schedule, generator: torch.Generator) -> Iterator[float]:
-    """Train `rbm` in place by CD-k, yielding each step's mean squared reconstruction error.
+    """Train `rbm` in place by CD-k, yielding each step's mean squared difference between data and particles.
 
     Parameters
     ----------
@@ -114,7 +130,7 @@ def train(rbm: RBM, batches: Iterable[Tensor], schedule: Schedule, generator: to
     Raises
     ------
     FloatingPointError
-        As soon as a batch reconstructs to something that is not finite; the parameters are those before that step.
+        As soon as a batch, its reconstruction or a gradient is not finite; the parameters are those before that step.
     """
     others = [parameter for name, parameter in rbm.named_parameters() if name != "weight"]
     # Momentum and decoupled weight decay with a step size per parameter: in satellite pixels the leading component has
@@ -126,14 +142,16 @@ def train(rbm: RBM, batches: Iterable[Tensor], schedule: Schedule, generator: to
         foreach=True,
     )
     for step, v in zip(range(schedule.steps), batches, strict=False):
+        if not bool(torch.isfinite(v).all()):
+            raise FloatingPointError(f"The batch of step {step} holds values that are not finite; mask such pixels")
         particles = negative_particles(rbm, v, schedule.k, generator)
         error = float((particles - v).square().mean())
-        if not math.isfinite(error):
+        set_gradient(rbm, statistics(rbm, v), statistics(rbm, particles))
+        if not math.isfinite(error) or not has_finite_gradient(rbm):
             raise FloatingPointError(
                 f"Contrastive divergence left the finite numbers at step {step} of {schedule.steps}; "
                 f"lower the learning rate (now {schedule.learning_rate})"
             )
-        set_gradient(rbm, statistics(rbm, v), statistics(rbm, particles))
         rate = schedule.learning_rate * 0.5 * (1 + math.cos(math.pi * step / schedule.steps))
         for group in optimiser.param_groups:
             group["lr"] = rate

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from harmonium.models.contrastive_divergence import has_finite_gradient
 from harmonium.models.unrolled import UnrolledStack
 
 Distortion = Callable[[Tensor, Tensor], Tensor]
@@ -38,8 +39,10 @@ class Schedule:
     """λ: how much distortion one bit is worth; 0 where codes have fixed length."""
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or self.batch < 1 or self.rate_weight < 0:
-            raise ValueError(f"A schedule needs steps >= 0, batch >= 1 and rate_weight >= 0, got {self}")
+        if self.steps < 0 or self.batch < 1 or not self.learning_rate > 0 or not self.rate_weight >= 0:
+            raise ValueError(
+                f"A schedule needs steps >= 0, batch >= 1, learning_rate > 0 and rate_weight >= 0, got {self}"
+            )
 
 
 def squared_error(reconstruction: Tensor, target: Tensor) -> Tensor:
@@ -80,7 +83,7 @@ def fine_tune(
     net
         The unrolled stack; its weights change, its quantiser does not.
     batches
-        Visible values (cells, visible), at least `schedule.steps` of them.
+        Visible values (cells, visible): one batch for the start of the rate's density, then one for each step.
     schedule
         How long, how fast, and what a bit is worth.
     generator
@@ -91,7 +94,7 @@ def fine_tune(
     Raises
     ------
     FloatingPointError
-        As soon as a loss is not finite; the weights are those before that step.
+        As soon as a loss or its gradient is not finite; the weights are those before that step.
     """
     source = iter(batches)
     first = next(source, None)
@@ -113,14 +116,14 @@ def fine_tune(
         if schedule.rate_weight:
             noise = torch.rand(codes.shape, dtype=codes.dtype, device=codes.device, generator=generator) - 0.5
             loss = loss + schedule.rate_weight * rate(codes + noise)
+        optimiser.zero_grad()
+        torch.autograd.backward(loss)
         value = float(loss.detach())
-        if not math.isfinite(value):
+        if not math.isfinite(value) or not has_finite_gradient(net):
             raise FloatingPointError(
                 f"Fine-tuning left the finite numbers at step {step} of {schedule.steps}; "
                 f"lower the learning rate (now {schedule.learning_rate})"
             )
-        optimiser.zero_grad()
-        loss.backward()
         optimiser.step()
         annealing.step()
         yield value

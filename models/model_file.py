@@ -1,15 +1,18 @@
 """A model file: codecs for one or several resolution groups, in one safetensors file with a JSON header. Never pickle.
 
 The identity of a model is the SHA-256 of the file's bytes. The header's metadata has one key, `harmonium`, whose JSON
-names the format, the groups, and how they were trained; tensors are called `GROUP/transform/NAME` and `GROUP/prior/NAME`.
+names the format, the groups, and how they were trained; tensors are called `GROUP/transform/NAME` and
+`GROUP/prior/NAME`.
 """
 
 import hashlib
 import json
+import math
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -27,6 +30,12 @@ FORMAT = 1
 
 MAX_BYTES = 256 << 20
 """Longest model file that is read: the largest preset takes a few MiB, and a foreign file may claim anything."""
+
+_MAX_HEADER_BYTES = 4 << 20
+"""Longest header: parsed JSON takes some twenty times its bytes."""
+
+_GROUP_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
+"""Group names become parts of tensor names and of paths in stores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +75,17 @@ class ModelFile:
 
 
 def to_bytes(groups: Mapping[str, GroupModel]) -> bytes:
-    """Serialise models; the same models give the same bytes."""
+    """Serialise models; the same models give the same bytes.
+
+    Raises
+    ------
+    ValueError
+        If the name of a group is not made of letters, digits, `_`, `-` and `.`.
+    """
     tensors: dict[str, Tensor] = {}
     header: dict[str, Any] = {"format": FORMAT, "groups": {}}
     for name, group in groups.items():
+        _check_group_name(name)
         for key, tensor in group.codec.transform.to_tensors().items():
             tensors[f"{name}/transform/{key}"] = tensor.cpu()
         for key, array in group.codec.prior.to_arrays().items():
@@ -98,11 +114,15 @@ def from_bytes(data: bytes) -> ModelFile:
     header = _read_header(data)
     try:
         tensors = load_tensors(data)
-        groups = {
-            str(name): _load_group(spec, _below(tensors, f"{name}/")) for name, spec in dict(header["groups"]).items()
-        }
+        specs = _typed(header, "groups", dict)
+        _check_tensor_names(tensors, specs)
+        groups = {name: _load_group(spec, _below(tensors, f"{name}/")) for name, spec in specs.items()}
+    except ModelError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, SafetensorError, RuntimeError) as error:
-        raise ModelError(f"The model file contradicts itself: {type(error).__name__}: {error}") from error
+        raise ModelError(
+            f"The model file contradicts itself ({type(error).__name__}: {error}); it is damaged, fetch or fit it again"
+        ) from error
     if not groups:
         raise ModelError("The model file has no resolution group; fit the model again")
     return ModelFile(groups=groups, data=data)
@@ -114,11 +134,49 @@ def make(groups: Mapping[str, GroupModel]) -> ModelFile:
 
 
 def _narrow(array: np.ndarray[Any, np.dtype[np.int64]]) -> Tensor:
-    return torch.from_numpy(array.astype(np.int32))
+    narrow = array.astype(np.int32)
+    if not (narrow == array).all():
+        raise ValueError(f"A prior's numbers must fit 32 bits, found {array.min()} to {array.max()}")
+    return torch.from_numpy(narrow)
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _check_group_name(name: str) -> None:
+    if not _GROUP_NAME.fullmatch(name):
+        raise ValueError(
+            f"Group name {name!r}: expected at most 100 letters, digits, '_', '-' and '.', not starting with '.'"
+        )
+
+
+def _check_tensor_names(tensors: Mapping[str, Tensor], groups: Mapping[str, Any]) -> None:
+    """Raise `ValueError` unless every tensor belongs to the transform or the prior of one of the groups."""
+    for group in groups:
+        _check_group_name(group)
+    for name in tensors:
+        group, part, *_ = [*name.split("/"), "", ""]
+        if group not in groups or part not in ("transform", "prior"):
+            raise ValueError(f"Tensor {name!r} belongs to none of the groups {', '.join(groups)}")
+
+
+def _typed(spec: Mapping[Any, Any], key: object, *kinds: type) -> Any:
+    """The entry `key` of a JSON object, `ValueError` if it is of none of these types."""
+    value = spec[key]
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"Entry {key!r}: expected {expected}, found {type(value).__name__}")
+    return value
+
+
+def _numbers(spec: Mapping[str, Any], key: str) -> tuple[float, ...]:
+    values = dict(enumerate(_typed(spec, key, list)))
+    return tuple(float(_typed(values, position, float, int)) for position in values)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _read_header(data: bytes) -> dict[str, Any]:
@@ -128,10 +186,11 @@ def _read_header(data: bytes) -> dict[str, Any]:
     if len(data) < 8:
         raise ModelError(f"{foreign} (found {len(data)} bytes)")
     (length,) = struct.unpack_from("<Q", data)
-    if length > len(data) - 8:
+    if length > min(len(data) - 8, _MAX_HEADER_BYTES):
         raise ModelError(f"{foreign} (its header would be {length} bytes long)")
     try:
-        header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["harmonium"])
+        metadata = json.loads(data[8 : 8 + length])["__metadata__"]["harmonium"]
+        header = json.loads(metadata, parse_constant=_refuse_constant)
         version = header["format"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{foreign} (its header has no `harmonium` entry)") from error
@@ -141,27 +200,45 @@ def _read_header(data: bytes) -> dict[str, Any]:
 
 
 def _load_group(spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> GroupModel:
-    preset = presets.get(spec["preset"])
-    radiometry = Radiometry(
-        dtype=spec["radiometry"]["dtype"],
-        offset=tuple(float(v) for v in spec["radiometry"]["offset"]),
-        scale=tuple(float(v) for v in spec["radiometry"]["scale"]),
-        peak=float(spec["radiometry"]["peak"]),
-    )
-    arrays = {name: value.numpy().astype(np.int64) for name, value in _below(tensors, "prior/").items()}
+    name = _typed(spec, "preset", str)
+    if name not in presets.names():
+        raise ModelError(
+            f"The model was made by the preset {name!r}, this harmonium has {', '.join(presets.names())}; upgrade it, "
+            "or install what brings that preset"
+        )
+    radiometry = _load_radiometry(_typed(spec, "radiometry", dict))
+    bands = tuple(_typed(spec, "bands", list))
+    if len(bands) != radiometry.bands or not all(isinstance(band, str) for band in bands):
+        raise ValueError(f"Expected {radiometry.bands} names of bands, found {len(bands)} entries")
+    resolution = _typed(spec, "resolution", float, int, type(None))
+    if resolution is not None and not 0 < resolution < math.inf:
+        raise ValueError(f"Expected a resolution above 0, found {resolution}")
     codec = Codec(
         radiometry=radiometry,
-        transform=preset.load(spec["transform"], _below(tensors, "transform/")),
-        prior=code_prior.from_arrays(spec["prior"], arrays),
+        transform=presets.get(name).load(_typed(spec, "transform", dict), _below(tensors, "transform/")),
+        prior=code_prior.from_arrays(_typed(spec, "prior", str), _prior_arrays(tensors)),
     )
-    bands = tuple(str(band) for band in spec["bands"])
-    if len(bands) != radiometry.bands:
-        raise ValueError(f"{len(bands)} band names for {radiometry.bands} bands")
-    resolution = None if spec["resolution"] is None else float(spec["resolution"])
     return GroupModel(
-        preset=str(spec["preset"]),
+        preset=name,
         bands=bands,
-        resolution=resolution,
+        resolution=None if resolution is None else float(resolution),
         codec=codec,
-        training=dict(spec["training"]),
+        training=_typed(spec, "training", dict),
     )
+
+
+def _load_radiometry(spec: Mapping[str, Any]) -> Radiometry:
+    return Radiometry(
+        dtype=_typed(spec, "dtype", str),
+        offset=_numbers(spec, "offset"),
+        scale=_numbers(spec, "scale"),
+        peak=float(_typed(spec, "peak", float, int)),
+    )
+
+
+def _prior_arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
+    found = _below(tensors, "prior/")
+    for name, value in found.items():
+        if value.dtype != torch.int32:
+            raise ValueError(f"Tensor 'prior/{name}': expected {torch.int32}, found {value.dtype}")
+    return {name: value.numpy().astype(np.int64) for name, value in found.items()}

@@ -9,17 +9,19 @@
 Every length is checked against the bytes at hand before anything is allocated.
 """
 
+import math
 import struct
 import zlib
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harmonium.errors import PayloadError
 from harmonium.models.quality import Quality
-from harmonium.models.radiometry import DTYPES
+from harmonium.models.radiometry import DTYPES, Pixels
 
 VERSION = 1
 
@@ -155,9 +157,21 @@ _SPECIAL = (np.nan, np.inf, -np.inf)
 """Values of mask classes 2, 3 and 4; class 1 is the fill value, class 0 carries data."""
 
 
-def classify(pixels: NDArray[np.generic], fill: float) -> NDArray[np.uint8] | None:
+def native_fill(fill: float, dtype: np.dtype[Any]) -> np.generic | None:
+    """The fill value as a finite number of the pixels' type; None if it is none, so that no pixel can have it."""
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            value = dtype.type(fill)
+        return cast("np.generic", value) if np.isfinite(value) else None
+    info = np.iinfo(dtype)
+    whole = math.isfinite(fill) and fill == int(fill) and info.min <= fill <= info.max
+    return cast("np.generic", dtype.type(int(fill))) if whole else None
+
+
+def classify(pixels: Pixels, fill: float) -> NDArray[np.uint8] | None:
     """Class of every pixel (bands, height, width), or None if all carry data."""
-    classes = (pixels == np.asarray(fill, dtype=pixels.dtype)).astype(np.uint8) if np.isfinite(fill) else None
+    value = native_fill(fill, pixels.dtype)
+    classes = None if value is None else (pixels == value).astype(np.uint8)
     if pixels.dtype.kind == "f":
         finite = np.isfinite(pixels)
         if not finite.all():
@@ -181,7 +195,7 @@ def unpack_mask(payload: Payload) -> NDArray[np.uint8] | None:
     """Class of every pixel (bands, height, width), or None if all carry data."""
     if payload.mask_planes == 0:
         return None
-    bands, height, width = payload.shape
+    _, height, width = payload.shape
     expected = payload.mask_planes * height * width
     inflater = zlib.decompressobj()
     try:
@@ -189,17 +203,24 @@ def unpack_mask(payload: Payload) -> NDArray[np.uint8] | None:
         raw = inflater.decompress(payload.mask, expected + 1)
     except zlib.error as error:
         raise PayloadError(f"The mask section cannot be inflated ({error}); the chunk is damaged") from error
-    if len(raw) != expected or not inflater.eof:
+    if len(raw) != expected or not inflater.eof or inflater.unused_data:
         raise PayloadError(f"The mask section should hold {expected} pixels; the chunk is damaged")
     classes = np.frombuffer(raw, np.uint8).reshape(payload.mask_planes, height, width)
     if classes.max() > len(_SPECIAL) + 1 or (payload.dtype != "float32" and classes.max() > 1):
         raise PayloadError(f"The mask section holds class {classes.max()}, which does not exist; the chunk is damaged")
+    if native_fill(payload.fill, np.dtype(payload.dtype)) is None and (classes == 1).any():
+        raise PayloadError(
+            f"The mask section marks pixels of the fill value, but {payload.fill} is not a {payload.dtype}; the "
+            "chunk is damaged"
+        )
     return np.broadcast_to(classes, payload.shape)
 
 
-def put_special(pixels: NDArray[np.generic], classes: NDArray[np.uint8], fill: float) -> None:
+def put_special(pixels: Pixels, classes: NDArray[np.uint8], fill: float) -> None:
     """Write the values of the pixels that carry no data into `pixels`, in place."""
-    pixels[classes == 1] = np.asarray(fill, dtype=pixels.dtype)
+    filling = native_fill(fill, pixels.dtype)
+    if filling is not None:
+        pixels[classes == 1] = filling
     if pixels.dtype.kind == "f":
         for number, value in enumerate(_SPECIAL, start=2):
             pixels[classes == number] = value

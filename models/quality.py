@@ -6,6 +6,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from harmonium.models.radiometry import Pixels
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
@@ -49,9 +51,7 @@ class Quality:
         )
 
 
-def measure(
-    original: NDArray[np.generic], decoded: NDArray[np.generic], valid: NDArray[np.bool_], nbytes: int
-) -> Quality:
+def measure(original: Pixels, decoded: Pixels, valid: NDArray[np.bool_], nbytes: int) -> Quality:
     """Compare two chunks (bands, height, width) where `valid`, of the same shape, is True.
 
     Integer pixels are compared in integers, so that the sums are exact whatever their order.
@@ -59,7 +59,7 @@ def measure(
     wide = np.float64 if original.dtype.kind == "f" else np.int32
     error = np.subtract(original, decoded, dtype=wide, casting="unsafe", where=valid, out=np.zeros(valid.shape, wide))
     flat = error.reshape(len(error), -1)
-    # Squares of 16-bit differences fit 33 bits: summed in float64, up to 2^20 of them stay below 2^53 and exact.
+    # Squares of 16-bit differences fit 32 bits: summed in float64, up to 2^21 of them stay within 2^53 and exact.
     squared = np.array([np.dot(row, row) for row in flat.astype(np.float64, copy=False)])
     return Quality(
         nbytes=nbytes,

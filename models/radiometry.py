@@ -1,14 +1,21 @@
-"""What pixel values mean to a model: offsets and scale for the network, the range for PSNR, the type they go back to."""
+"""What pixel values mean to a model: offsets and scale for the network, the range for PSNR, their native type."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+Pixels = NDArray[Any]
+"""(bands, height, width) in the native type of a radiometry."""
+
 DTYPES = ("uint8", "int16", "uint16", "float32")
 """Pixel types that a codec takes, in the order of their numbers in a payload."""
+
+_LIMIT = 2.0**24
+"""Normalised floats stay within this: far beyond any data that a model knows, and no network overflows on it."""
 
 
 def default_peak(dtype: str) -> float:
@@ -41,8 +48,12 @@ class Radiometry:
             raise ValueError(f"Pixels must be one of {', '.join(DTYPES)}, got {self.dtype}")
         if not self.offset or len(self.offset) != len(self.scale):
             raise ValueError(f"Every band needs an offset and a scale, got {len(self.offset)} and {len(self.scale)}")
-        if not all(np.isfinite(self.offset)) or not all(np.isfinite(s) and s > 0 for s in self.scale):
-            raise ValueError(f"Offsets must be finite and scales positive, got {self.offset} and {self.scale}")
+        # The network sees float32: what is finite, or not zero, in float64 only is neither here.
+        span = np.finfo(np.float32)
+        if not all(abs(o) <= span.max for o in self.offset) or not all(span.tiny <= s <= span.max for s in self.scale):
+            raise ValueError(
+                f"Offsets must be finite and scales positive in float32, got {self.offset} and {self.scale}"
+            )
         if not (np.isfinite(self.peak) and self.peak > 0):
             raise ValueError(f"The range for PSNR must be positive, got {self.peak}")
 
@@ -51,17 +62,19 @@ class Radiometry:
         """Number of bands."""
         return len(self.offset)
 
-    def normalise(self, pixels: NDArray[np.generic]) -> Tensor:
-        """Native pixels (bands, height, width) to float32 of the same shape."""
+    def normalise(self, pixels: Pixels) -> Tensor:
+        """Native pixels (..., bands, height, width) to float32 of the same shape; NaN stays NaN."""
         # torch has few operations on uint16, and numpy converts as fast.
-        values = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
-        if values.data_ptr() == pixels.__array_interface__["data"][0]:
-            values = values.clone()
-        return values.sub_(self._column(self.offset)).div_(self._column(self.scale))
+        values = torch.from_numpy(np.array(pixels, dtype=np.float32, order="C"))
+        values.sub_(self._column(self.offset)).div_(self._column(self.scale))
+        return values.clamp_(-_LIMIT, _LIMIT) if self.dtype == "float32" else values
 
-    def restore(self, values: Tensor) -> NDArray[np.generic]:
-        """Inverse of `normalise`, rounded to and clipped at the native type; `values` is overwritten."""
-        dn = values.mul_(self._column(self.scale)).add_(self._column(self.offset))
+    def restore(self, values: Tensor) -> Pixels:
+        """Inverse of `normalise`, rounded to and clipped at the native type; `values` is overwritten.
+
+        Whatever the network gave, the pixels are finite.
+        """
+        dn = values.mul_(self._column(self.scale)).add_(self._column(self.offset)).nan_to_num_(nan=0.0)
         dtype = np.dtype(self.dtype)
         if dtype.kind != "f":
             info = np.iinfo(dtype)

@@ -1,7 +1,7 @@
-"""The restricted Boltzmann machine.
+r"""The restricted Boltzmann machine.
 
         hidden   h  o   o   o        E(v, h) = e_v(v) + e_h(h) - s(v)ᵀ W s(h)
-                    |\\ /|\\ /|        F(v)    = e_v(v) - sum_j log Z_j(Wᵀ s(v))
+                    |\ /|\ /|        F(v)    = e_v(v) - sum_j log Z_j(Wᵀ s(v))
         visible  v  o   o   o        p(v)    is proportional to exp(-F(v))
 
 No unit is connected to a unit of its own layer, so each layer is conditionally independent given the other (Smolensky
@@ -69,7 +69,7 @@ class RBM(nn.Module):
         return self.hidden.mean(self._to_hidden(v), self.hidden_parameters)
 
     def mode_hidden(self, v: Tensor) -> Tensor:
-        """The most probable h given v, (batch, hidden): what an unrolled encoder computes."""
+        """The most probable h given v, (batch, hidden)."""
         return self.hidden.mode(self._to_hidden(v), self.hidden_parameters)
 
     def sample_hidden(self, v: Tensor, generator: torch.Generator) -> Tensor:
@@ -85,5 +85,5 @@ class RBM(nn.Module):
         return self.visible.sample(self._to_visible(h), self.visible_parameters, generator)
 
     def gibbs_step(self, v: Tensor, generator: torch.Generator) -> Tensor:
-        """V -> h -> v', both drawn from their conditionals, (batch, visible)."""
+        """One step v → h → v', both drawn from their conditionals, (batch, visible)."""
         return self.sample_visible(self.sample_hidden(v, generator), generator)

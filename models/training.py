@@ -10,8 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from harmonium.models.cells import CELL
 from harmonium.models.code_prior import CodePrior, StaticTables
-from harmonium.models.presets import Report
+from harmonium.models.presets import Blocks, FitOptions, Report
+from harmonium.models.radiometry import DTYPES
 
 MIN_BLOCKS = 256
 """Fewest sample blocks that a fit accepts."""
@@ -22,7 +24,7 @@ class StageLog:
     """Runs the stages of a fit, reports their progress, and keeps a record of them."""
 
     report: Report
-    """Told about every hundredth step."""
+    """Told about every 20th step, and the last."""
 
     stages: list[dict[str, Any]] = field(default_factory=list)
     """For each stage its name, its steps, and the mean error or loss at its start and at its end."""
@@ -46,18 +48,34 @@ def random_batches(x: Tensor, batch: int, generator: torch.Generator) -> Iterato
         yield x[torch.randint(len(x), (batch,), generator=generator).to(x.device)]
 
 
-def hold_out(blocks: NDArray[np.generic]) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-    """Blocks to learn from and blocks, every tenth, to measure on.
+def noise_source(generator: torch.Generator, options: FitOptions) -> torch.Generator:
+    """The generator to draw noise from on the training's device: `generator` itself on a CPU, else one seeded alike."""
+    if options.device.type == "cpu":
+        return generator
+    return torch.Generator(options.device).manual_seed(options.seed)
+
+
+def hold_out(blocks: Blocks) -> tuple[Blocks, Blocks]:
+    """Blocks (n, bands, 8, 8) to learn from and blocks, every tenth, to measure on.
 
     Raises
     ------
     ValueError
-        If there are fewer than `MIN_BLOCKS`.
+        If there are fewer than `MIN_BLOCKS`, or they are of another shape or type, or hold values that are not finite.
     """
+    if blocks.ndim != 4 or blocks.shape[1] < 1 or blocks.shape[2:] != (CELL, CELL) or blocks.dtype.name not in DTYPES:
+        raise ValueError(
+            f"A fit takes blocks (n, bands, {CELL}, {CELL}) of {', '.join(DTYPES)}, got shape {blocks.shape} of "
+            f"{blocks.dtype}"
+        )
     if len(blocks) < MIN_BLOCKS:
         raise ValueError(
             f"A fit needs at least {MIN_BLOCKS} blocks without masked pixels, found {len(blocks)}; give more or larger "
             "scenes"
+        )
+    if blocks.dtype.kind == "f" and not np.isfinite(blocks).all():
+        raise ValueError(
+            "A fit takes blocks of finite values, found NaN or infinity; leave out blocks with masked pixels"
         )
     held_out = np.arange(len(blocks)) % 10 == 9
     return blocks[~held_out], blocks[held_out]
@@ -66,8 +84,8 @@ def hold_out(blocks: NDArray[np.generic]) -> tuple[NDArray[np.generic], NDArray[
 def bits_per_cell(prior: CodePrior, codes: NDArray[np.int32]) -> float:
     """Bits that one cell's code needs on average; codes (units, cells)."""
     if isinstance(prior, StaticTables):
-        return prior.bits(codes) / codes.shape[1]
-    return 8 * len(prior.encode(codes)) / codes.shape[1]
+        return prior.bits(codes) / int(codes.shape[1])
+    return 8 * len(prior.encode(codes)) / int(codes.shape[1])
 
 
 def steps(base: int, effort: float) -> int:

@@ -14,27 +14,37 @@ from the other layer's state `y`, and `s` the kind's sufficient statistic,
 | RectifiedGaussian | real, not negative  | x² / 2 - b x      | x        | Su, Liao, Chen and Carin 2016, eq. 3        |
 | LimitedState      | L equidistant reals | x² / 2 - b x      | x        | a Gaussian unit that has only L states      |
 
-A unit of `LimitedState` takes the values δ (k - (L - 1) / 2), k = 0 ... L - 1. Its most probable state is the grid point
-that lies nearest to `b + a`: conditioning such a unit *is* uniform scalar quantisation. With L = 2 it is a Bernoulli
-unit up to a shift.
+A unit of `LimitedState` takes the values δ (k - (L - 1) / 2), k = 0 ... L - 1. Its most probable state is the grid
+point that lies nearest to `b + a`: conditioning such a unit *is* uniform scalar quantisation. With L = 2 it is a
+Bernoulli unit up to a shift.
 
-Units are values without state: their parameters (`bias`, and `log_variance` of Gaussian units) are handed to every call.
+Units are values without state: their parameters (`bias`, and `log_variance` of Gaussian units) are handed to every
+call.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
-Parameters = Mapping[str, Tensor]
+
+class Parameters(Protocol):
+    """The parameters of one layer by name: a dict of tensors, or torch's own `ParameterDict`."""
+
+    def __getitem__(self, name: str, /) -> Tensor:
+        """The parameter of that name, (size,)."""
+
 
 _LOG_2PI = math.log(2 * math.pi)
+_SQRT_2 = math.sqrt(2)
 # Beyond this many standard deviations a normal density underflows what float32 can add to one (exp(-32) < 2^-46).
 _REACH = 8.0
+# A normal truncated this many standard deviations above its mean is, to float32's digits, given by its series in 1/m².
+_FAR = 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,12 +160,19 @@ class RectifiedGaussian(Units):
 
     def log_partition(self, a: Tensor, parameters: Parameters) -> Tensor:
         m = a + parameters["bias"]
-        return 0.5 * (m.square() + _LOG_2PI) + torch.special.log_ndtr(m)
+        above = 0.5 * (m.square() + _LOG_2PI) + torch.special.log_ndtr(m.clamp(min=0))
+        # Below zero m² / 2 and log Φ(m) cancel; the scaled complementary error function is their product in one.
+        below = torch.log(torch.special.erfcx(-m.clamp(max=0) / _SQRT_2)) + 0.5 * math.log(math.pi / 2)
+        return torch.where(m > 0, above, below)
 
     def mean(self, a: Tensor, parameters: Parameters) -> Tensor:
         m = a + parameters["bias"]
-        # The inverse Mills ratio as exp(log φ - log Φ): neither underflows before the other.
-        return (m + torch.exp(-0.5 * (m.square() + _LOG_2PI) - torch.special.log_ndtr(m))).clamp(min=0)
+        # m plus the inverse Mills ratio φ/Φ; far below zero the two cancel, and a series in r = 1/m² takes over.
+        near = m + math.sqrt(2 / math.pi) / torch.special.erfcx(-m / _SQRT_2)
+        distance = (-m).clamp(min=_FAR)
+        r = distance.square().reciprocal()
+        far = (1 - r * (2 - r * (10 - r * (74 - r * 706)))) / distance
+        return torch.where(m > -_FAR, near, far).clamp(min=0)
 
     def mode(self, a: Tensor, parameters: Parameters) -> Tensor:
         return torch.relu(a + parameters["bias"])
@@ -163,12 +180,13 @@ class RectifiedGaussian(Units):
     def sample(self, a: Tensor, parameters: Parameters, generator: torch.Generator) -> Tensor:
         m = a + parameters["bias"]
         uniform = torch.rand(a.shape, dtype=a.dtype, device=a.device, generator=generator)
-        # Inversion from the upper tail: x = m - Φ^-1(u Φ(m)), which keeps its digits for large m.
-        tail = uniform * torch.special.ndtr(m)
+        # Inversion from the upper tail: x = m - Φ^-1(u Φ(m)), which keeps its digits for large m. Φ by `erfc`, because
+        # torch's `ndtr` has few digits left in float32 from -4 on.
+        tail = uniform * (0.5 * torch.special.erfc(-m / _SQRT_2))
         inverted = m - torch.special.ndtri(tail.clamp(min=torch.finfo(a.dtype).tiny))
-        # Far below zero Φ(m) has no digits left; the tail is exponential there: x ~ Exp(-m).
+        # Far below zero Φ(m) underflows; the tail is exponential there, to within 2 / m²: x ~ Exp(-m).
         exponential = -torch.log1p(-uniform) / m.abs().clamp(min=1)
-        return torch.where(m > -5, inverted, exponential).clamp(min=0)
+        return torch.where(m > -10, inverted, exponential).clamp(min=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,26 +202,29 @@ class LimitedState(Units):
     def __post_init__(self) -> None:
         # slots=True rebuilds the class, and super() without arguments would look into the old one.
         Units.__post_init__(self)
-        if self.states < 2 or not self.spacing > 0:
+        if self.states < 2 or not 0 < self.spacing < math.inf:
             raise ValueError(
-                f"Limited-state units need states >= 2 and spacing > 0, got states={self.states}, spacing={self.spacing}"
+                "Limited-state units need states >= 2 and a finite spacing > 0, "
+                f"got states={self.states}, spacing={self.spacing}"
             )
 
     def self_energy(self, x: Tensor, parameters: Parameters) -> Tensor:
         return 0.5 * x.square().sum(-1) - x @ parameters["bias"]
 
     def _neighbours(self, m: Tensor) -> tuple[Tensor, Tensor]:
-        """Values of the states within reach of `m` and their log weights, both (batch, size, window)."""
+        """Values x of the states within reach of `m` and their log weights -(x - m)²/2, both (batch, size, window)."""
         half = (self.states - 1) / 2
         reach = min(math.ceil(_REACH / self.spacing) + 1, self.states - 1)
         nearest = (m / self.spacing + half).round().clamp(0, self.states - 1)
         k = nearest.unsqueeze(-1) + torch.arange(-reach, reach + 1, dtype=m.dtype, device=m.device)
         values = (k - half) * self.spacing
-        weights = values * m.unsqueeze(-1) - 0.5 * values.square()
+        # The square completed: x m and x²/2 by themselves would lose their difference to rounding where m is large.
+        weights = -0.5 * (values - m.unsqueeze(-1)).square()
         return values, weights.masked_fill((k < 0) | (k > self.states - 1), -torch.inf)
 
     def log_partition(self, a: Tensor, parameters: Parameters) -> Tensor:
-        return torch.logsumexp(self._neighbours(a + parameters["bias"])[1], dim=-1)
+        m = a + parameters["bias"]
+        return torch.logsumexp(self._neighbours(m)[1], dim=-1) + 0.5 * m.square()
 
     def mean(self, a: Tensor, parameters: Parameters) -> Tensor:
         values, weights = self._neighbours(a + parameters["bias"])

@@ -3,13 +3,15 @@
     x ── W1/σ1² ── f ── W2/σ2² ── f ── quantise ── k        integer codes, one of L_j states for unit j
     x' ── W1 ────── f ── W2 ───── value of state ── k
 
-Going up, every layer takes the most probable state that its machine gives it; going down, the mean. After unrolling, the
-two halves have weights of their own, which backpropagation then fine-tunes (`harmonium.models.fine_tuning`).
+Between the layers, up and down, Bernoulli units pass on their mean, rectified ones their most probable state, so that
+f is the logistic function or max(0, ·); the code layer takes its most probable state. After unrolling, the two halves
+have weights of their own, which backpropagation then fine-tunes (`harmonium.models.fine_tuning`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import pairwise
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +21,23 @@ from harmonium.models.units import Bernoulli, Gaussian, LimitedState, RectifiedG
 
 Activation = Literal["identity", "relu", "sigmoid"]
 
-_ACTIVATIONS = {"identity": lambda a: a, "relu": torch.relu, "sigmoid": torch.sigmoid}
+_ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "identity": lambda a: a,
+    "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+}
 _ACTIVATION_OF: dict[type[Units], Activation] = {
     Bernoulli: "sigmoid",
     Gaussian: "identity",
     LimitedState: "identity",
     RectifiedGaussian: "relu",
 }
+
+_MAX_LAYERS = 16
+_MAX_UNITS = 1 << 16
+_MAX_STATES = 1 << 16
+_MAX_LEVEL = 1 << 24
+"""State numbers, `low` included, stay in the range in which float32 holds every whole number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +57,10 @@ class StackShape:
     """What the decoder's last layer computes."""
 
     def __post_init__(self) -> None:
-        if len(self.sizes) < 2 or min(self.sizes) < 1 or max(self.sizes) > 1 << 16:
-            raise ValueError(f"A stack needs two layers or more of 1 to 65536 units each, got sizes={self.sizes}")
+        if not 2 <= len(self.sizes) <= _MAX_LAYERS or min(self.sizes) < 1 or max(self.sizes) > _MAX_UNITS:
+            raise ValueError(
+                f"A stack needs 2 to {_MAX_LAYERS} layers of 1 to {_MAX_UNITS} units each, got sizes={self.sizes}"
+            )
         for name in (self.hidden, self.code, self.visible):
             if name not in _ACTIVATIONS:
                 raise ValueError(f"Unknown activation {name!r}; known are {', '.join(_ACTIVATIONS)}")
@@ -55,7 +69,8 @@ class StackShape:
 class UnrolledStack(nn.Module):
     """Encoder, limited-state code layer and decoder, on batches of cells.
 
-    Unit j of the code layer has `states[j]` states with the values `(low[j] + k) * spacing[j]`, k = 0 ... states[j] - 1.
+    Unit j of the code layer has `states[j]` states with the values `(low[j] + k) * spacing[j]`, where k is one of
+    0 ... states[j] - 1.
     """
 
     spacing: Tensor
@@ -82,8 +97,9 @@ class UnrolledStack(nn.Module):
 
     def quantise(self, a: Tensor) -> Tensor:
         """The state numbers k nearest to the code inputs `a`, (cells, units) int32."""
-        # Clamped as floats: an input beyond int32 would wrap round.
-        return (a.round() - self.low).clamp_(min=torch.zeros_like(self.spacing), max=self.states - 1.0).to(torch.int32)
+        # Clamped as floats: an input beyond int32 would wrap round, and what is no number has no int32 at all.
+        k = (a.round() - self.low).nan_to_num_(nan=0.0)
+        return k.clamp_(min=torch.zeros_like(self.spacing), max=self.states - 1.0).to(torch.int32)
 
     def encode(self, x: Tensor) -> Tensor:
         """Visible values (cells, visible) to state numbers (cells, units) int32."""
@@ -121,12 +137,8 @@ def unroll(stack: Sequence[RBM]) -> UnrolledStack:
     ValueError
         If the layers do not fit onto one another, or the code layer's kind of unit has no states to count.
     """
-    for below, above in zip(stack[:-1], stack[1:], strict=True):
-        if below.hidden.size != above.visible.size:
-            raise ValueError(f"{below.hidden.size} hidden units cannot stand below {above.visible.size} visible units")
+    _check_stack(stack)
     top = stack[-1].hidden
-    if not isinstance(top, Bernoulli | LimitedState):
-        raise ValueError(f"The code layer needs units with a limited number of states, got {type(top).__name__}")
     shape = StackShape(
         sizes=(stack[0].visible.size, *(rbm.hidden.size for rbm in stack)),
         hidden=_ACTIVATION_OF[type(stack[0].hidden)] if len(stack) > 1 else "identity",
@@ -134,21 +146,44 @@ def unroll(stack: Sequence[RBM]) -> UnrolledStack:
         visible=_ACTIVATION_OF[type(stack[0].visible)],
     )
     net = UnrolledStack(shape)
-    for rbm, up, down in zip(stack, net.encoder, reversed(net.decoder), strict=True):
-        precision = (
-            torch.exp(-rbm.visible_parameters["log_variance"]) if "log_variance" in rbm.visible_parameters else 1
-        )
-        up.weight.copy_(rbm.weight.T * precision)
+    encoder, decoder = (cast("list[nn.Linear]", list(half)) for half in (net.encoder, net.decoder))
+    for rbm, up, down in zip(stack, encoder, reversed(decoder), strict=True):
+        up.weight.copy_(rbm.weight.T * _precision(rbm.visible_parameters))
         up.bias.copy_(rbm.hidden_parameters["bias"])
-        down.weight.copy_(rbm.weight)
+        down.weight.copy_(rbm.weight * _precision(rbm.hidden_parameters))
         down.bias.copy_(rbm.visible_parameters["bias"])
     if isinstance(top, LimitedState):
-        if top.states % 2 == 0:
-            raise ValueError(f"A code layer needs an odd number of states, so that one of them is 0, got {top.states}")
         net.spacing.fill_(top.spacing)
         net.low.fill_(-(top.states // 2))
         net.states.fill_(top.states)
     return net
+
+
+def _check_stack(stack: Sequence[RBM]) -> None:
+    """Raise `ValueError` unless these machines stand on one another and end in units that can be counted."""
+    for below, above in pairwise(stack):
+        if below.hidden.size != above.visible.size:
+            raise ValueError(f"{below.hidden.size} hidden units cannot stand below {above.visible.size} visible units")
+    # Down from the code, a layer between is what the machine above says; up, what the one below says.
+    between = {type(units) for b, a in pairwise(stack) for units in (b.hidden, a.visible)}
+    if len(between) > 1:
+        kinds = ", ".join(sorted(kind.__name__ for kind in between))
+        raise ValueError(f"The layers between visible and code must be of one kind, got {kinds}")
+    top = stack[-1].hidden
+    if not isinstance(top, Bernoulli | LimitedState):
+        raise ValueError(  # noqa: TRY004 - the type is right, its units are not
+            f"The code layer needs Bernoulli or LimitedState units, got {type(top).__name__}"
+        )
+    if isinstance(top, LimitedState) and not (top.states % 2 == 1 and top.states <= _MAX_STATES):
+        raise ValueError(
+            f"A code layer needs an odd number of states, so that one of them is 0, and at most {_MAX_STATES}, "
+            f"got {top.states}"
+        )
+
+
+def _precision(parameters: nn.ParameterDict) -> Tensor:
+    """1/σ² where units have a variance, else 1."""
+    return torch.exp(-parameters["log_variance"]) if "log_variance" in parameters else torch.ones(())
 
 
 @torch.no_grad()
@@ -165,7 +200,9 @@ def from_tensors(shape: StackShape, tensors: Mapping[str, Tensor]) -> UnrolledSt
     ValueError
         If a tensor is missing, unknown, of another shape or type than `shape` asks for, not finite, or out of range.
     """
-    net = UnrolledStack(shape)
+    with torch.device("meta"):
+        # Shapes only: what a foreign file merely claims to hold takes no memory.
+        net = UnrolledStack(shape)
     for name, expected in net.state_dict().items():
         found = tensors.get(name)
         if found is None or found.shape != expected.shape or found.dtype != expected.dtype:
@@ -175,7 +212,15 @@ def from_tensors(shape: StackShape, tensors: Mapping[str, Tensor]) -> UnrolledSt
             raise ValueError(f"Tensor {name!r}: expected finite numbers, found some that are not")
     if unknown := sorted(set(tensors) - set(net.state_dict())):
         raise ValueError(f"Unknown tensors {', '.join(unknown)}")
-    if int(tensors["states"].min()) < 1 or int(tensors["states"].max()) > 1 << 16:
-        raise ValueError("Tensor 'states': expected 1 to 65536 states for every unit")
-    net.load_state_dict(dict(tensors))
+    low, states, spacing = tensors["low"].to(torch.int64), tensors["states"], tensors["spacing"]
+    if int(states.min()) < 1 or int(states.max()) > _MAX_STATES:
+        raise ValueError(
+            f"Tensor 'states': expected 1 to {_MAX_STATES} states for every unit, found {int(states.min())} to "
+            f"{int(states.max())}"
+        )
+    if int(low.min()) < -_MAX_LEVEL or int((low + states).max()) > _MAX_LEVEL:
+        raise ValueError(f"Tensor 'low': expected states between ±{_MAX_LEVEL}, found one at {int(low.min())}")
+    if not float(spacing.min()) > 0:
+        raise ValueError(f"Tensor 'spacing': expected numbers above 0, found {float(spacing.min())}")
+    net.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
     return net

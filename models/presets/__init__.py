@@ -4,13 +4,12 @@ To add one, put a file here that defines `PRESET`, an object with the methods of
 """
 
 import importlib
+import math
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -18,6 +17,9 @@ from torch import Tensor
 from harmonium.models.block_transform import BlockTransform
 from harmonium.models.code_prior import CodePrior
 from harmonium.models.radiometry import Radiometry
+
+Blocks = NDArray[Any]
+"""Sample blocks (n, bands, patch, patch) in their native type."""
 
 Report = Callable[[str, int, int, float], None]
 """Called with the stage, steps done, steps in all, and the last error or loss of a training."""
@@ -43,8 +45,9 @@ class FitOptions:
     """Where to train."""
 
     def __post_init__(self) -> None:
-        if not self.effort > 0 or (self.bits is not None and not self.bits > 0) or not 0 <= self.seed < 1 << 63:
-            raise ValueError(f"Expected effort > 0, bits > 0 and a seed of 0 or more, got {self}")
+        positive = [value for value in (self.effort, self.bits, self.peak) if value is not None]
+        if not all(0 < value < math.inf for value in positive) or not 0 <= self.seed < 1 << 63:
+            raise ValueError(f"Expected effort, bits and peak above 0 and a seed of 0 to 2^63 - 1, got {self}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +76,7 @@ class Preset(Protocol):
     patch: int
     """Side in pixels of the sample blocks that it learns from, a multiple of 8."""
 
-    def fit(self, blocks: NDArray[np.generic], options: FitOptions, report: Report) -> Fitted:
+    def fit(self, blocks: Blocks, options: FitOptions, report: Report) -> Fitted:
         """Learn from blocks (n, bands, patch, patch) in the native type, none of which holds a masked pixel.
 
         Raises
@@ -92,7 +95,6 @@ class Preset(Protocol):
         """
 
 
-@cache
 def names() -> tuple[str, ...]:
     """Names of all presets, sorted."""
     return tuple(sorted(_presets()))
@@ -114,4 +116,10 @@ def get(name: str) -> Preset:
 
 def _presets() -> dict[str, Preset]:
     modules = [importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
-    return {module.PRESET.name: module.PRESET for module in modules}
+    known: dict[str, Preset] = {}
+    for module in modules:
+        preset: Preset = module.PRESET
+        if preset.name in known:
+            raise ValueError(f"Two presets are called {preset.name!r}; the second is in {module.__name__}: rename it")
+        known[preset.name] = preset
+    return known

@@ -11,9 +11,9 @@ The first machine starts where contrastive divergence of a Gaussian machine ends
 held by a pair of rectified units of opposite sign. The second starts by joining the pairs, so that the untrained stack
 is the Karhunen-Loève transform. Both are then trained by CD-1, unrolled, and fine-tuned for distortion and rate.
 
-The conditional of a limited-state unit rounds to the nearest state. With unit posterior variance, one step of every code
-unit is the same number of DN, which is what entropy-coded quantisation wants (Gish and Pierce 1968); how many, is found
-by bisection for the rate that was asked for.
+The conditional of a limited-state unit rounds to the nearest state. With unit posterior variance, one step of every
+code unit is the same number of DN, which is what entropy-coded quantisation wants (Gish and Pierce 1968); how many, is
+found by bisection for the rate that was asked for.
 """
 
 import math
@@ -29,10 +29,10 @@ from harmonium.models import cell_transform, contrastive_divergence, fine_tuning
 from harmonium.models.block_transform import BlockTransform
 from harmonium.models.cell_transform import CellTransform
 from harmonium.models.code_prior import StaticTables
-from harmonium.models.presets import FitOptions, Fitted, Report
+from harmonium.models.presets import Blocks, FitOptions, Fitted, Report
 from harmonium.models.radiometry import Radiometry, default_peak
 from harmonium.models.rbm import RBM
-from harmonium.models.training import StageLog, bits_per_cell, hold_out, random_batches, steps
+from harmonium.models.training import StageLog, bits_per_cell, hold_out, noise_source, random_batches, steps
 from harmonium.models.units import Gaussian, LimitedState, RectifiedGaussian
 from harmonium.models.unrolled import UnrolledStack, unroll
 
@@ -48,7 +48,7 @@ class RealRbm:
     patch = 8
     default_bits = 0.5
 
-    def fit(self, blocks: NDArray[np.generic], options: FitOptions, report: Report) -> Fitted:
+    def fit(self, blocks: Blocks, options: FitOptions, report: Report) -> Fitted:
         """See `Preset.fit`."""
         learn, held_out = hold_out(blocks)
         radiometry = _radiometry(learn, options)
@@ -58,21 +58,9 @@ class RealRbm:
 
         stack, noise = _principal_stack(x)
         stack[-1], spacing = _with_spacing(stack, x[:20_000], (options.bits or self.default_bits) * x.shape[1])
-        cd = contrastive_divergence.Schedule(steps=steps(_CD_STEPS, options.effort), learning_rate=1e-5)
-        below = x
-        for number, rbm in enumerate(stack, start=1):
-            batches = random_batches(below, cd.batch, generator)
-            log.run(f"cd-{number}", cd.steps, contrastive_divergence.train(rbm, batches, cd, generator))
-            with torch.no_grad():
-                below = rbm.mode_hidden(below)
-
+        _train_stack(stack, x, options, generator, log)
         net = unroll(stack)
-        schedule = fine_tuning.Schedule(
-            steps=steps(_FINE_TUNING_STEPS, options.effort), rate_weight=(spacing * noise) ** 2 * math.log(2) / 6
-        )
-        batches = random_batches(x, schedule.batch, generator)
-        log.run("fine-tuning", schedule.steps, fine_tuning.fine_tune(net, batches, schedule, generator))
-
+        _fine_tune(net, x, spacing * noise, options, generator, log)
         net = net.cpu()
         _limit_states(net, x.cpu())
         codes = net.encode(x.cpu()).T.numpy()
@@ -96,7 +84,7 @@ class RealRbm:
 PRESET = RealRbm()
 
 
-def _radiometry(blocks: NDArray[np.generic], options: FitOptions) -> Radiometry:
+def _radiometry(blocks: Blocks, options: FitOptions) -> Radiometry:
     """Centre every band; one scale for all, so that an error of 1 DN costs the same in each."""
     values = blocks.astype(np.float64)
     offset = values.mean(axis=(0, 2, 3))
@@ -106,15 +94,36 @@ def _radiometry(blocks: NDArray[np.generic], options: FitOptions) -> Radiometry:
     if peak is None:
         # Floats have no range of their own: what the training blocks span stands in for it.
         peak = default_peak(dtype) if dtype != "float32" else float(np.ptp(values)) or 1.0
-    scale = deviation if deviation > 0 else 1.0
+    scale = deviation if deviation >= np.finfo(np.float32).tiny else 1.0
     return Radiometry(dtype=dtype, offset=tuple(offset.tolist()), scale=(scale,) * len(offset), peak=peak)
 
 
-def _normalise(blocks: NDArray[np.generic], radiometry: Radiometry) -> Tensor:
+def _normalise(blocks: Blocks, radiometry: Radiometry) -> Tensor:
     """Blocks (n, bands, 8, 8) to visible values (n, bands * 64)."""
-    offset = np.array(radiometry.offset, np.float32)[:, None, None]
-    values = (blocks.astype(np.float32) - offset) / np.float32(radiometry.scale[0])
-    return torch.from_numpy(values.reshape(len(blocks), -1))
+    return radiometry.normalise(blocks).reshape(len(blocks), -1)
+
+
+def _train_stack(stack: list[RBM], x: Tensor, options: FitOptions, generator: torch.Generator, log: StageLog) -> None:
+    """Train both machines by CD-1, one after the other, each on the modes of the one below; x (cells, visible)."""
+    schedule = contrastive_divergence.Schedule(steps=steps(_CD_STEPS, options.effort), learning_rate=1e-5)
+    noise = noise_source(generator, options)
+    for number, rbm in enumerate(stack, start=1):
+        batches = random_batches(x, schedule.batch, generator)
+        log.run(f"cd-{number}", schedule.steps, contrastive_divergence.train(rbm, batches, schedule, noise))
+        with torch.no_grad():
+            x = rbm.mode_hidden(x)
+
+
+def _fine_tune(
+    net: UnrolledStack, x: Tensor, step: float, options: FitOptions, generator: torch.Generator, log: StageLog
+) -> None:
+    """Fine-tune for the trade of rate and distortion that a quantiser of this step, in visible values, makes."""
+    schedule = fine_tuning.Schedule(
+        steps=steps(_FINE_TUNING_STEPS, options.effort), rate_weight=step**2 * math.log(2) / 6
+    )
+    batches = random_batches(x, schedule.batch, generator)
+    losses = fine_tuning.fine_tune(net, batches, schedule, noise_source(generator, options))
+    log.run("fine-tuning", schedule.steps, losses)
 
 
 def _principal_stack(x: Tensor) -> tuple[list[RBM], float]:
@@ -174,12 +183,11 @@ def _limit_states(net: UnrolledStack, x: Tensor) -> None:
     lowest, highest = levels.amin(0), levels.amax(0)
     span = highest - lowest + 1
     net.states.copy_((4 * span).clamp(min=8, max=_MAX_STATES))
-    net.low.copy_((lowest + highest) / 2 - net.states / 2)
+    # Whole numbers beyond 2^24 do not exist in float32, and a stack refuses such states.
+    net.low.copy_(((lowest + highest) / 2 - net.states / 2).clamp(-(1 << 24), (1 << 24) - _MAX_STATES))
 
 
-def _measure(
-    net: UnrolledStack, prior: StaticTables, blocks: NDArray[np.generic], radiometry: Radiometry
-) -> dict[str, float]:
+def _measure(net: UnrolledStack, prior: StaticTables, blocks: Blocks, radiometry: Radiometry) -> dict[str, float]:
     with torch.no_grad():
         x = _normalise(blocks, radiometry)
         codes = net.encode(x)
