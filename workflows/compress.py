@@ -1,0 +1,96 @@
+"""`harmonium compress`: scenes into an archive."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from harmonium.models.model_file import ModelFile
+from harmonium.pipeline import compress as pipeline_compress
+from harmonium.pipeline.archive import Archive, create_archive
+from harmonium.pipeline.cluster import connect
+from harmonium.pipeline.compress import SceneDone, SceneFailed, ShardDone
+from harmonium.pipeline.scene import Scene
+from harmonium.pipeline.scene_layout import grid_of
+from harmonium.workflows.describe import scene_document, scene_text
+from harmonium.workflows.session import Bars, Output, Stopwatch
+
+
+def compress(
+    scenes: Sequence[Scene], url: Path | str, model: ModelFile, output: Output, *, cluster: str, workers: int | None
+) -> bool:
+    """Compress scenes and say what they became; True if every scene is complete.
+
+    Raises
+    ------
+    SceneError, ArchiveError, UsageError, ClusterError
+        Before anything is written, if something does not fit.
+    """
+    watch = Stopwatch()
+    pipeline_compress.check_scenes(scenes, model)
+    archive = create_archive(url)
+    pipeline_compress.check_archive(archive, scenes, model)
+    with connect(cluster, workers) as executor, output.progress(("rate",)) as bars:
+        output.say(f"compressing {len(scenes)} scene(s) on {executor.description}")
+        tally = _Tally(scenes, bars, watch)
+        for event in pipeline_compress.compress(archive, scenes, model, executor):
+            tally.count(event)
+            if isinstance(event, SceneFailed):
+                output.console.print(f"error: scene {event.scene_id}: {event.error}", markup=False)
+    document = tally.document(archive)
+    output.result(document, _text(document, archive))
+    return not tally.failed
+
+
+class _Tally:
+    """What has been done so far."""
+
+    def __init__(self, scenes: Sequence[Scene], bars: Bars, watch: Stopwatch) -> None:
+        self._shards = sum(1 for scene in scenes for group in scene.groups for _ in grid_of(group).shards())
+        self._bars = bars
+        self._watch = watch
+        self._made = 0
+        self._pixel_bytes = self._payload_bytes = 0
+        self._seconds = {"read": 0.0, "codec": 0.0, "write": 0.0}
+        self._done: list[SceneDone] = []
+        self.failed: dict[str, str] = {}
+
+    def count(self, event: ShardDone | SceneFailed | SceneDone) -> None:
+        if isinstance(event, SceneDone):
+            self._done.append(event)
+        elif isinstance(event, SceneFailed):
+            self.failed[event.scene_id] = str(event.error)
+        else:
+            self._made += 1
+            self._pixel_bytes += event.pixel_bytes
+            self._payload_bytes += event.quality.nbytes
+            self._seconds["read"] += event.read_seconds
+            self._seconds["codec"] += event.codec_seconds
+            self._seconds["write"] += event.write_seconds
+            rate = self._pixel_bytes / 1e6 / self._watch.seconds
+            ratio = self._pixel_bytes / self._payload_bytes
+            self._bars.show("shards", self._made, self._shards, rate=f"{rate:.0f} MB/s  ratio {ratio:.1f}")
+
+    def document(self, archive: Archive) -> dict[str, Any]:
+        return {
+            "archive": archive.url,
+            "seconds": self._watch.seconds,
+            "shards_made": self._made,
+            "pixel_bytes": self._pixel_bytes,
+            "payload_bytes": self._payload_bytes,
+            "worker_seconds": self._seconds,
+            "resumed": [event.scene_id for event in self._done if event.resumed],
+            "scenes": [scene_document(archive[event.scene_id]) for event in self._done],
+            "failed": self.failed,
+        }
+
+
+def _text(document: dict[str, Any], archive: Archive) -> str:
+    lines = [scene_text(scene) for scene in document["scenes"]]
+    rate = document["pixel_bytes"] / 1e6 / document["seconds"]
+    lines.append(
+        f"{archive.url}: {len(document['scenes'])} scene(s) complete, {len(document['failed'])} failed; "
+        f"{document['shards_made']} shard(s) made in {document['seconds']:.1f} s, {rate:.0f} MB/s of pixels"
+    )
+    if document["failed"]:
+        lines.append("run the same command again to resume what failed")
+    return "\n".join(lines)

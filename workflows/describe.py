@@ -1,0 +1,129 @@
+"""`harmonium ls` and `harmonium info`: what an archive, a scene or a model file holds, for people and for machines."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from harmonium.models.model_file import ModelFile
+from harmonium.pipeline.archive import Archive, ArchivedScene
+from harmonium.pipeline.model_sources import load_file
+from harmonium.pipeline.scene_layout import COMPLETE
+from harmonium.workflows.session import Output
+
+
+def ls(archive: Archive, output: Output) -> None:
+    """List an archive's scenes."""
+    scenes = [scene_document(scene) for scene in archive.values()]
+    text = "\n".join(scene_text(scene) for scene in scenes) or f"{archive.url} holds no scene yet"
+    output.result(scenes, text)
+
+
+def info(archive: Archive, scene_id: str | None, output: Output) -> None:
+    """Describe an archive, or one scene of it."""
+    if scene_id is not None:
+        document = scene_document(archive[scene_id]) | {"stac": archive[scene_id].item}
+        output.result(document, scene_text(document, long=True))
+        return
+    scenes = [scene_document(scene) for scene in archive.values()]
+    stored = sum(group["bytes"] for scene in scenes for group in scene["groups"].values())
+    pixels = sum(group["pixel_bytes"] for scene in scenes for group in scene["groups"].values())
+    document = {
+        "archive": archive.url,
+        "scenes": len(scenes),
+        "complete": sum(scene["state"] == COMPLETE for scene in scenes),
+        "models": archive.models(),
+        "bytes": stored,
+        "pixel_bytes": pixels,
+    }
+    ratio = f", ratio {pixels / stored:.1f}" if stored else ""
+    text = (
+        f"{archive.url}: {document['scenes']} scene(s), {document['complete']} complete; {stored / 1e6:.2f} MB for "
+        f"{pixels / 1e6:.2f} MB of pixels{ratio}\nmodels: {', '.join(document['models'])}"
+    )
+    output.result(document, text)
+
+
+def info_model(path: Path, output: Output) -> None:
+    """Describe a model file."""
+    model: ModelFile = load_file(path)
+    document = {
+        "model": str(path),
+        "sha256": model.sha256,
+        "bytes": len(model.data),
+        "groups": {
+            name: {
+                "preset": group.preset,
+                "bands": list(group.bands),
+                "dtype": group.codec.radiometry.dtype,
+                "resolution": group.resolution,
+                "code_units": len(group.codec.transform.states),
+                "prior": group.codec.prior.kind,
+                "training": dict(group.training),
+            }
+            for name, group in model.groups.items()
+        },
+    }
+    lines = [f"{path}  {len(model.data)} bytes  sha256 {model.sha256}"]
+    for name, group in document["groups"].items():  # type: ignore[attr-defined]
+        held_out = group["training"]["held_out"]
+        lines.append(
+            f"  {name}: {group['preset']} for {', '.join(group['bands'])} ({group['dtype']}), {group['code_units']} code "
+            f"units, {group['prior']}; {held_out['psnr_db']:.2f} dB at {held_out['bits_per_pixel']:.3f} bits per pixel"
+        )
+    output.result(document, "\n".join(lines))
+
+
+def scene_document(scene: ArchivedScene) -> dict[str, Any]:
+    """What is known of a scene without reading a pixel."""
+    document: dict[str, Any] = {
+        "scene": scene.id,
+        "state": scene.state,
+        "time": scene.item["properties"].get("datetime"),
+        "model": scene.model,
+        "groups": {},
+    }
+    if scene.state != COMPLETE:
+        return document
+    for name, group in scene.items():
+        quality = group.quality()
+        bands, height, width = group.image.shape
+        document["groups"][name] = {
+            "bands": list(group.bands),
+            "shape": [bands, height, width],
+            "dtype": str(group.image.dtype),
+            "bytes": quality.nbytes,
+            "pixel_bytes": group.image.nbytes,
+            "bits_per_pixel": quality.bits_per_pixel,
+            "psnr_db": [round(float(value), 3) for value in quality.psnr(group.peak)],
+            "max_error": quality.max_error.tolist(),
+            "peak": group.peak,
+        }
+    return document
+
+
+def scene_text(document: dict[str, Any], *, long: bool = False) -> str:
+    """The same in words."""
+    lines = [f"{document['scene']}  {document['time'] or 'no time'}  {document['state']}"]
+    for name, group in document["groups"].items():
+        bands, height, width = group["shape"]
+        ratio = group["pixel_bytes"] / group["bytes"]
+        lines.append(
+            f"  {name}: {bands} × {height} × {width} {group['dtype']}, {group['bytes'] / 1e6:.3f} MB, ratio {ratio:.1f}, "
+            f"{_decimals(group['bits_per_pixel'])} bits per pixel and band, PSNR {_psnr(group['psnr_db'])} dB"
+        )
+        if long:
+            for band, psnr, largest in zip(group["bands"], group["psnr_db"], group["max_error"], strict=True):
+                lines.append(f"    {band}: {_psnr([psnr])} dB (peak {group['peak']:g}), largest error {largest:g} DN")
+    return "\n".join(lines)
+
+
+def _decimals(value: float) -> str:
+    return "no" if math.isnan(value) else f"{value:.3f}"
+
+
+def _psnr(values: list[float]) -> str:
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
+        return "no"
+    low, high = min(known), max(known)
+    return f"{low:.1f}" if f"{low:.1f}" == f"{high:.1f}" else f"{low:.1f} to {high:.1f}"
