@@ -49,8 +49,8 @@ class Radiometry:
         if not self.offset or len(self.offset) != len(self.scale):
             raise ValueError(f"Every band needs an offset and a scale, got {len(self.offset)} and {len(self.scale)}")
         # The network sees float32: what is finite, or not zero, in float64 only is neither here.
-        span = np.finfo(np.float32)
-        if not all(abs(o) <= span.max for o in self.offset) or not all(span.tiny <= s <= span.max for s in self.scale):
+        least, most = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+        if not all(abs(o) <= most for o in self.offset) or not all(least <= s <= most for s in self.scale):
             raise ValueError(
                 f"Offsets must be finite and scales positive in float32, got {self.offset} and {self.scale}"
             )

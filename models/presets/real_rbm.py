@@ -94,7 +94,7 @@ def _radiometry(blocks: Blocks, options: FitOptions) -> Radiometry:
     if peak is None:
         # Floats have no range of their own: what the training blocks span stands in for it.
         peak = default_peak(dtype) if dtype != "float32" else float(np.ptp(values)) or 1.0
-    scale = deviation if deviation >= np.finfo(np.float32).tiny else 1.0
+    scale = deviation if deviation >= float(np.finfo(np.float32).tiny) else 1.0
     return Radiometry(dtype=dtype, offset=tuple(offset.tolist()), scale=(scale,) * len(offset), peak=peak)
 
 
