@@ -59,7 +59,8 @@ class StackShape:
     def __post_init__(self) -> None:
         if not 2 <= len(self.sizes) <= _MAX_LAYERS or min(self.sizes) < 1 or max(self.sizes) > _MAX_UNITS:
             raise ValueError(
-                f"A stack needs 2 to {_MAX_LAYERS} layers of 1 to {_MAX_UNITS} units each, got sizes={self.sizes}"
+                f"A stack needs 2 to {_MAX_LAYERS} layers of 1 to {_MAX_UNITS} units each, got {len(self.sizes)} of "
+                f"{', '.join(map(str, self.sizes[:_MAX_LAYERS]))}"
             )
         for name in (self.hidden, self.code, self.visible):
             if name not in _ACTIVATIONS:
