@@ -18,7 +18,7 @@ found by bisection for the rate that was asked for.
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ class RealRbm:
         stack, noise = _principal_stack(x)
         stack[-1], spacing = _with_spacing(stack, x[:20_000], (options.bits or self.default_bits) * x.shape[1])
         _train_stack(stack, x, options, generator, log)
-        net = unroll(stack)
+        net = _balance(unroll(stack), noise)
         _fine_tune(net, x, spacing * noise, options, generator, log)
         net = net.cpu()
         _limit_states(net, x.cpu())
@@ -112,6 +112,21 @@ def _train_stack(stack: list[RBM], x: Tensor, options: FitOptions, generator: to
         log.run(f"cd-{number}", schedule.steps, contrastive_divergence.train(rbm, batches, schedule, noise))
         with torch.no_grad():
             x = rbm.mode_hidden(x)
+
+
+@torch.no_grad()
+def _balance(net: UnrolledStack, noise: float) -> UnrolledStack:
+    """Let hidden and code units speak in visible values instead of noise deviations; the function is the same.
+
+    A machine's units count in deviations of the visible noise, so that its weights up are as large as the noise is
+    small, and those down as small. Adam takes steps of one size for all, which would wipe the small ones out.
+    """
+    (up, to_code), (from_code, down) = net.encoder, net.decoder
+    # Rectified units let a factor through: each layer but the last is scaled, the last one scaled back.
+    for tensor in (up.weight, up.bias, to_code.bias, net.spacing, from_code.bias):
+        cast("Tensor", tensor).mul_(noise)
+    cast("Tensor", down.weight).div_(noise)
+    return net
 
 
 def _fine_tune(
