@@ -1,6 +1,6 @@
 """`real-rbm`: 8×8 pixels of all bands as real values, a stack of two machines, limited-state codes.
 
-    code    Limited-state  K = 16 per band, at least 64      k ∈ 0 ... L_j - 1, one static table of frequencies each
+    code    Limited-state  K grows with the rate asked for   k ∈ 0 ... L_j - 1, one static table of frequencies each
               │ RBM 2
     hidden  Rectified      2 K                               features in pairs of opposite sign
               │ RBM 1
@@ -13,7 +13,8 @@ is the Karhunen-Loève transform. Both are then trained by CD-1, unrolled, and f
 
 The conditional of a limited-state unit rounds to the nearest state. With unit posterior variance, one step of every
 code unit is the same number of DN, which is what entropy-coded quantisation wants (Gish and Pierce 1968); how many, is
-found by bisection for the rate that was asked for.
+found by bisection for the rate that was asked for. Fine-tuning makes the codes cheaper than they were, so it is done in
+rounds, and the step is found anew before each.
 """
 
 import math
@@ -37,8 +38,11 @@ from harmonium.models.units import Gaussian, LimitedState, RectifiedGaussian
 from harmonium.models.unrolled import UnrolledStack, unroll
 
 _CD_STEPS = 300
-_FINE_TUNING_STEPS = 3000
+_FINE_TUNING_ROUNDS = (400, 600, 2000)
+_UNITS_PER_BIT = 0.75
 _MAX_STATES = 1 << 14
+_SEARCH_CELLS = 10_000
+"""Cells that the search for the step looks at."""
 
 
 class RealRbm:
@@ -56,11 +60,12 @@ class RealRbm:
         x = _normalise(learn, radiometry).to(options.device)
         log = StageLog(report)
 
-        stack, noise = _principal_stack(x)
-        stack[-1], spacing = _with_spacing(stack, x[:20_000], (options.bits or self.default_bits) * x.shape[1])
+        bits = options.bits or self.default_bits
+        stack, noise = _principal_stack(x, bits)
+        stack[-1] = _with_spacing(stack, x, bits)
         _train_stack(stack, x, options, generator, log)
         net = _balance(unroll(stack), noise)
-        _fine_tune(net, x, spacing * noise, options, generator, log)
+        step = _fine_tune(net, x, bits, options, generator, log)
         net = net.cpu()
         _limit_states(net, x.cpu())
         codes = net.encode(x.cpu()).T.numpy()
@@ -70,7 +75,7 @@ class RealRbm:
             "seed": options.seed,
             "effort": options.effort,
             "blocks": len(blocks),
-            "step_dn": round(spacing * noise * radiometry.scale[0], 4),
+            "step_dn": round(step * radiometry.scale[0], 4),
             "stages": log.stages,
             "held_out": _measure(net, prior, held_out, radiometry),
         }
@@ -130,21 +135,28 @@ def _balance(net: UnrolledStack, noise: float) -> UnrolledStack:
 
 
 def _fine_tune(
-    net: UnrolledStack, x: Tensor, step: float, options: FitOptions, generator: torch.Generator, log: StageLog
-) -> None:
-    """Fine-tune for the trade of rate and distortion that a quantiser of this step, in visible values, makes."""
-    schedule = fine_tuning.Schedule(
-        steps=steps(_FINE_TUNING_STEPS, options.effort), rate_weight=step**2 * math.log(2) / 6
-    )
-    batches = random_batches(x, schedule.batch, generator)
-    losses = fine_tuning.fine_tune(net, batches, schedule, noise_source(generator, options))
-    log.run("fine-tuning", schedule.steps, losses)
+    net: UnrolledStack, x: Tensor, bits: float, options: FitOptions, generator: torch.Generator, log: StageLog
+) -> float:
+    """Fine-tune for the trade of rate and distortion at `bits` per visible value; the step in visible values."""
+    step = 0.0
+    for number, count in enumerate(_FINE_TUNING_ROUNDS, start=1):
+        with torch.no_grad():
+            values = net.code_input(x[:_SEARCH_CELLS]) * net.spacing
+        # After `_balance`, a code unit's value is a visible one's.
+        step = _find_step(values, bits * x.shape[1])
+        net.spacing.fill_(step)
+        schedule = fine_tuning.Schedule(steps=steps(count, options.effort), rate_weight=step**2 * math.log(2) / 6)
+        batches = random_batches(x, schedule.batch, generator)
+        losses = fine_tuning.fine_tune(net, batches, schedule, noise_source(generator, options))
+        log.run(f"fine-tuning-{number}", schedule.steps, losses)
+    return step
 
 
-def _principal_stack(x: Tensor) -> tuple[list[RBM], float]:
+def _principal_stack(x: Tensor, bits: float) -> tuple[list[RBM], float]:
     """Both machines at their closed-form start, the code layer without limits; and the visible deviation."""
     visible = x.shape[1]
-    units = min(visible, max(64, visible // 4))
+    # At low rates most components would carry nothing, and cost time.
+    units = min(visible, max(64, round(_UNITS_PER_BIT * bits * visible)))
     mean = x.mean(0, dtype=torch.float64)
     covariance = torch.cov(x.T.double())
     variances, directions = torch.linalg.eigh(covariance)
@@ -166,19 +178,27 @@ def _principal_stack(x: Tensor) -> tuple[list[RBM], float]:
     return [first, second], math.sqrt(noise)
 
 
-def _with_spacing(stack: list[RBM], x: Tensor, bits: float) -> tuple[RBM, float]:
-    """The second machine with states so far apart that the codes of x carry `bits` a cell, by bisection."""
+def _with_spacing(stack: list[RBM], x: Tensor, bits: float) -> RBM:
+    """The second machine with states so far apart that the codes of x carry `bits` per visible value."""
     with torch.no_grad():
-        levels = (stack[0].mode_hidden(x) @ stack[1].weight).cpu().numpy()
-    low, high = 1e-3, 1e4
-    for _ in range(24):
-        spacing = math.sqrt(low * high)
-        low, high = (spacing, high) if _entropy(np.rint(levels / spacing)) > bits else (low, spacing)
-    reach = int(np.ceil(np.abs(levels).max() / spacing)) * 2
+        values = stack[0].mode_hidden(x[:_SEARCH_CELLS]) @ stack[1].weight
+    # States closer than a sixteenth of a deviation are as good as none between, and would only cost memory.
+    spacing = max(_find_step(values, bits * x.shape[1]), 1 / 16)
+    reach = 2 * math.ceil(float(values.abs().max()) / spacing)
     states = 2 * min(max(reach, 1), _MAX_STATES // 2 - 1) + 1
-    limited = RBM(stack[1].visible, LimitedState(size=levels.shape[1], states=states, spacing=spacing)).to(x.device)
+    limited = RBM(stack[1].visible, LimitedState(size=values.shape[1], states=states, spacing=spacing)).to(x.device)
     limited.load_state_dict(stack[1].state_dict())
-    return limited, spacing
+    return limited
+
+
+def _find_step(values: Tensor, bits: float) -> float:
+    """The step at which values (cells, units), rounded to its multiples, carry `bits` a cell: by bisection."""
+    columns = values.cpu().numpy()
+    low, high = 1e-6, 1e6
+    for _ in range(28):
+        step = math.sqrt(low * high)
+        low, high = (step, high) if _entropy(np.rint(columns / step)) > bits else (low, step)
+    return high
 
 
 def _entropy(levels: NDArray[np.float32]) -> float:
