@@ -11,6 +11,8 @@
 docs/format.md says it exactly.
 """
 
+import asyncio
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,14 +23,19 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 import zarr
-import zarr.errors
+from zarr.abc.store import Store
+from zarr.core.sync import sync
+from zarr.errors import GroupNotFoundError
 
-from harmonium.errors import ArchiveError, SceneNotFound
+from harmonium.errors import ArchiveError, ModelError, SceneNotFound
 from harmonium.models.model_file import ModelFile
 from harmonium.models.quality import Quality
 from harmonium.pipeline import model_sources, views
 
 FORMAT = 1
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+"""What scenes and groups may be called."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +66,12 @@ class ArchivedGroup:
     @property
     def bands(self) -> tuple[str, ...]:
         """Names of the bands."""
-        return tuple(self.group.attrs["bands"])  # type: ignore[arg-type, union-attr]
+        return tuple(str(band) for band in _entry(self.group.attrs.asdict(), self.path, "bands", list))
 
     @property
     def peak(self) -> float:
         """Value range that PSNR refers to, in DN."""
-        return views.serializer_of(self.image).codec().radiometry.peak
+        return float(_entry(self.group.attrs.asdict(), self.path, "peak", (int, float)))
 
     @property
     def codes(self) -> xr.DataArray:
@@ -82,18 +89,15 @@ class ArchivedGroup:
         decode
             Apply nodata, scale and offset, which gives floats; otherwise native DN.
         """
-        dataset = xr.open_zarr(
-            self.url,
-            group=self.path,
-            consolidated=False,
-            mask_and_scale=decode,
-            chunks="auto" if chunks == "auto" else chunks,
+        dataset: xr.Dataset = xr.open_zarr(
+            self.url, group=self.path, consolidated=False, mask_and_scale=decode, chunks=chunks
         )
         return dataset["image"]
 
     def quality_by_chunk(self) -> xr.Dataset:
-        """What was measured per chunk: `bytes` and `mode` (chunk_y, chunk_x); `count`, `mse`, `max_error` with bands."""
-        return xr.open_zarr(self.url, group=f"{self.path}/quality", consolidated=False).load()
+        """What was measured per chunk (chunk_y, chunk_x): `bytes`, `mode`; per band: `count`, `mse`, `max_error`."""
+        dataset: xr.Dataset = xr.open_zarr(self.url, group=f"{self.path}/quality", consolidated=False, chunks=None)
+        return dataset.load()
 
     def quality(self) -> Quality:
         """What was measured of the whole group."""
@@ -120,12 +124,30 @@ class ArchivedScene(Mapping[str, ArchivedGroup]):
 
     @cached_property
     def attributes(self) -> dict[str, Any]:
-        """Attributes of the scene's Zarr group."""
-        return dict(zarr.open_group(self.url, path=f"scenes/{self.id}", mode="r").attrs)
+        """Attributes of the scene's Zarr group.
+
+        Raises
+        ------
+        ArchiveError
+            If they cannot be read, or are no scene's.
+        """
+        path = f"scenes/{self.id}"
+        try:
+            attributes = zarr.open_group(self.url, path=path, mode="r").attrs.asdict()
+        except (ValueError, KeyError, TypeError) as error:
+            raise ArchiveError(f"Scene {self.id}: {path}/zarr.json is damaged ({error}); {_remedy(path)}") from error
+        own = _entry(attributes, path, "harmonium", dict)
+        _entry(attributes, path, "stac", dict)
+        names = _entry(own, path, "groups", list)
+        if not names or not all(isinstance(name, str) and _is_name(name) for name in names):
+            raise ArchiveError(f"Scene {self.id} has no resolution groups, or unnamed ones: {names}; {_remedy(path)}")
+        if not isinstance(own.get("state"), str) or not isinstance(own.get("model"), str):
+            raise ArchiveError(f"Scene {self.id} tells no state, or no model: {own}; {_remedy(path)}")
+        return attributes
 
     @property
     def state(self) -> str:
-        """`complete`, or `writing` while, or after, a run that has not finished."""
+        """`preparing` or `writing` while a run has not finished, or after it was killed; then `complete`."""
         return str(self.attributes["harmonium"]["state"])
 
     @property
@@ -138,10 +160,12 @@ class ArchivedScene(Mapping[str, ArchivedGroup]):
         """SHA-256 of the model that coded the scene."""
         return str(self.attributes["harmonium"]["model"])
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.attributes["harmonium"]["groups"]
+
     def __getitem__(self, name: str) -> ArchivedGroup:
-        names = tuple(self)
-        if name not in names:
-            raise SceneNotFound(f"Scene {self.id} has the resolution groups {', '.join(names)}, not {name!r}")
+        if name not in self:
+            raise SceneNotFound(f"Scene {self.id} has the resolution groups {', '.join(self)}, not {name!r}")
         return ArchivedGroup(self.url, f"scenes/{self.id}/{name}")
 
     def __iter__(self) -> Iterator[str]:
@@ -159,8 +183,8 @@ class Archive(Mapping[str, ArchivedScene]):
     """Where it is: a path, or whatever zarr opens."""
 
     @property
-    def _root(self) -> zarr.Group:
-        return zarr.open_group(self.url, mode="r")
+    def _store(self) -> Store:
+        return zarr.open_group(self.url, mode="r").store
 
     def __getitem__(self, scene_id: str) -> ArchivedScene:
         if scene_id not in self:
@@ -169,31 +193,56 @@ class Archive(Mapping[str, ArchivedScene]):
 
     def __contains__(self, scene_id: object) -> bool:
         # A scene's name is never a path: anything else would look outside scenes/.
-        return isinstance(scene_id, str) and "/" not in scene_id and scene_id in self._names()
+        if not isinstance(scene_id, str) or not _is_name(scene_id):
+            return False
+        return sync(self._store.exists(f"scenes/{scene_id}/zarr.json"))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names())
+        return iter(sync(_children(self._store, "scenes")))
 
     def __len__(self) -> int:
-        return len(self._names())
-
-    def _names(self) -> list[str]:
-        root = self._root
-        return sorted(root["scenes"].group_keys()) if "scenes" in root else []  # type: ignore[union-attr]
+        return len(list(iter(self)))
 
     def models(self) -> list[str]:
         """SHA-256 of the models that the archive holds."""
-        root = self._root
-        return sorted(root["models"].array_keys()) if "models" in root else []  # type: ignore[union-attr]
+        return sync(_children(self._store, "models"))
 
     def add_model(self, model: ModelFile) -> None:
-        """Store a model, unless the archive has it."""
-        if model.sha256 not in self.models():
+        """Store a model, unless the archive has it whole; a run that was killed may have left a part of it."""
+        try:
+            whole = model_sources.read(self.url, model.sha256) is not None
+        except ModelError:
+            whole = False
+        if not whole:
             data = np.frombuffer(model.data, np.uint8)
             zarr.create_array(
                 self.url, name=f"models/{model.sha256}", data=data, chunks=data.shape, compressors=None, overwrite=True
             )
         model_sources.register(model, self.url)
+
+
+async def _children(store: Store, folder: str) -> list[str]:
+    """Names of the Zarr nodes in a folder, sorted, without reading them."""
+    names = sorted([name async for name in store.list_dir(folder) if _is_name(name)])
+    nodes = await asyncio.gather(*(store.exists(f"{folder}/{name}/zarr.json") for name in names))
+    return [name for name, is_node in zip(names, nodes, strict=True) if is_node]
+
+
+def _is_name(text: str) -> bool:
+    """Whether a text can be a scene or a group, and never lead elsewhere."""
+    return _NAME.fullmatch(text) is not None
+
+
+def _entry(attributes: Mapping[str, Any], path: str, key: str, kind: type | tuple[type, ...]) -> Any:
+    """One of the attributes that harmonium wrote."""
+    value = attributes.get(key)
+    if not isinstance(value, kind):
+        raise ArchiveError(f"{path} should have the attribute {key!r}, found {value!r}; {_remedy(path)}")
+    return value
+
+
+def _remedy(path: str) -> str:
+    return f"delete {'/'.join(path.split('/')[:2])} in the archive and compress the scene again"
 
 
 def open_archive(url: str | Path) -> Archive:
@@ -207,9 +256,10 @@ def open_archive(url: str | Path) -> Archive:
     url = _absolute(url)
     try:
         attributes = zarr.open_group(url, mode="r").attrs.asdict()
-    except (FileNotFoundError, zarr.errors.BaseZarrError, ValueError) as error:
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         raise ArchiveError(f"No archive at {url}; `harmonium compress SCENE... -a {url}` makes one") from error
-    version = attributes.get("harmonium", {}).get("format") if isinstance(attributes.get("harmonium"), dict) else None
+    own = attributes.get("harmonium")
+    version = own.get("format") if isinstance(own, dict) else None
     if version is None:
         raise ArchiveError(f"{url} is a Zarr group, but not a harmonium archive; name another path")
     if version != FORMAT:
@@ -230,16 +280,17 @@ def create_archive(url: str | Path) -> Archive:
     """
     url = _absolute(url)
     path = Path(url)
-    if (
-        "://" not in url
-        and path.exists()
-        and not (path / "zarr.json").exists()
-        and (path.is_file() or any(path.iterdir()))
-    ):
+    if "://" not in url and path.exists() and (not path.is_dir() or (any(path.iterdir()) and not _is_zarr(path))):
         raise ArchiveError(f"{url} exists and is not an archive; name another path")
-    if "://" in url or not (path / "zarr.json").exists():
+    try:
+        zarr.open_group(url, mode="r")
+    except (FileNotFoundError, GroupNotFoundError):
         zarr.create_group(url, attributes={"harmonium": {"format": FORMAT}})
     return open_archive(url)
+
+
+def _is_zarr(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("zarr.json", ".zgroup", ".zarray"))
 
 
 def _absolute(url: str | Path) -> str:

@@ -1,76 +1,38 @@
 """Compressing scenes into an archive: checks first, then one idempotent task for each shard, then the summary.
 
-    scene ── checks against the model ── metadata ─┬─ shard task: read, reduce, encode, decode, measure, write
-                                                   ├─ shard task
-                                                   └─ ...                       all stored ── quality, overviews, complete
+    scene ── checks ── metadata ─┬─ shard task: read, reduce, encode, decode, measure, write ─┐
+                                 ├─ shard task ───────────────────────────────────────────────┼─ quality, complete
+                                 └─ ... ──────────────────────────────────────────────────────┘
 
 The graph has one task a shard, however many pixels it holds. A shard's overview is written before the shard itself, so
 that a stored shard means that nothing of it is missing.
 """
 
-import time
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-import zarr
-from numpy.typing import NDArray
-
-from harmonium.errors import ArchiveError, HarmoniumError, SceneError
+from harmonium.errors import ArchiveError, SceneError
 from harmonium.models.model_file import GroupModel, ModelFile
-from harmonium.models.quality import Quality
-from harmonium.pipeline import overview, scene_layout, views
+from harmonium.pipeline import scene_layout, scene_summary
 from harmonium.pipeline.archive import Archive
+from harmonium.pipeline.chunk_payloads import UNREADABLE
 from harmonium.pipeline.cluster import Executor
-from harmonium.pipeline.grid import Tile, TileGrid
 from harmonium.pipeline.resolution_group import ResolutionGroup
 from harmonium.pipeline.scene import Scene
 from harmonium.pipeline.scene_layout import COMPLETE, WRITING
-from harmonium.pipeline.stats import valid_mask
-from harmonium.pipeline.torch_threads import single_threaded
+from harmonium.pipeline.shard_encoding import ShardDone, ShardTask, encode_shard
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShardTask:
-    """Everything that a worker needs to make one shard."""
-
-    url: str
-    """The archive."""
-
-    scene_id: str
-    """Name of the scene."""
-
-    group: ResolutionGroup
-    """Where the pixels come from."""
-
-    tile: Tile
-    """The shard's pixels."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShardDone:
-    """What a worker reports of one shard."""
-
-    scene_id: str
-    """Name of the scene."""
-
-    group: str
-    """Name of the resolution group."""
-
-    pixel_bytes: int
-    """Size of the pixels, uncompressed."""
-
-    quality: Quality
-    """What was measured, all chunks together."""
-
-    read_seconds: float
-    """Time spent on reading pixels."""
-
-    codec_seconds: float
-    """Time spent on encoding, decoding again and measuring."""
-
-    write_seconds: float
-    """Time spent on overview and shard."""
+__all__ = [
+    "SceneDone",
+    "SceneFailed",
+    "ShardDone",
+    "check_archive",
+    "check_group",
+    "check_scenes",
+    "compress",
+    "with_groups",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +84,7 @@ def check_archive(archive: Archive, scenes: Sequence[Scene], model: ModelFile) -
     for scene in scenes:
         if scene.id not in archive:
             continue
-        existing = archive[scene.id].attributes["harmonium"]
+        existing = {"source": [], **archive[scene.id].attributes["harmonium"]}
         remedy = f"name it anew with --id, or delete {archive.url}/scenes/{scene.id} first"
         source, groups = [str(path) for path in scene.source], [group.name for group in scene.groups]
         if existing["source"] != source:
@@ -158,12 +120,21 @@ def check_group(scene_id: str, group: ResolutionGroup, model: ModelFile) -> Grou
             "--group"
         )
     if found.bands != group.bands:
-        raise SceneError(f"{where}: the model's bands are {', '.join(found.bands)}, found {', '.join(group.bands)}")
+        raise SceneError(
+            f"{where}: the model's bands are {', '.join(found.bands)}, found {', '.join(group.bands)}; fit a model of "
+            "these bands"
+        )
     if found.codec.radiometry.dtype != group.dtype.name:
-        raise SceneError(f"{where}: the model is for {found.codec.radiometry.dtype} pixels, found {group.dtype.name}")
-    known = found.resolution is not None and group.resolution is not None
-    if known and not np.isclose(found.resolution or 0, group.resolution or 0, rtol=0.01):
-        raise SceneError(f"{where}: the model is for pixels of {found.resolution}, found {group.resolution}")
+        raise SceneError(
+            f"{where}: the model is for {found.codec.radiometry.dtype} pixels, found {group.dtype.name}; fit a model "
+            "of such pixels"
+        )
+    fitted, here = found.resolution, group.resolution
+    if fitted is not None and here is not None and not math.isclose(fitted, here, rel_tol=0.01):
+        raise SceneError(
+            f"{where}: the model is for pixels of {fitted:g}, found {here:g} units of the CRS; fit "
+            "a model of such pixels"
+        )
     return found
 
 
@@ -175,127 +146,56 @@ def compress(
     A scene that fails stays in the state `writing`, and the others go on.
     """
     archive.add_model(model)
-    remaining: dict[str, int] = {}
     tasks: list[ShardTask] = []
+    remaining: dict[str, int] = {}
     for scene in scenes:
-        if scene.id in archive and archive[scene.id].state == COMPLETE:
-            yield SceneDone(scene_id=scene.id, resumed=True)
+        try:
+            missing = _open_scene_for_writing(archive, scene, model)
+        except UNREADABLE as error:
+            yield SceneFailed(scene_id=scene.id, error=error)
             continue
-        missing = _open_scene_for_writing(archive, scene, model)
-        remaining[scene.id] = len(missing)
-        tasks += missing
-        if not missing:
+        if missing is None:
+            yield SceneDone(scene_id=scene.id, resumed=True)
+        elif not missing:
             yield _finish(archive.url, scene.id)
+        else:
+            tasks += missing
+            remaining[scene.id] = len(missing)
     failed: set[str] = set()
     for outcome in executor.map(encode_shard, ((task,) for task in tasks), gpu=True):
         scene_id = tasks[outcome.index].scene_id
-        if outcome.error is not None:
-            if scene_id not in failed:
-                failed.add(scene_id)
-                yield SceneFailed(scene_id=scene_id, error=outcome.error)
-            continue
-        yield outcome.result
-        remaining[scene_id] -= 1
-        if remaining[scene_id] == 0:
-            yield _finish(archive.url, scene_id)
+        if outcome.error is None:
+            yield outcome.result
+            remaining[scene_id] -= 1
+            if remaining[scene_id] == 0:
+                yield _finish(archive.url, scene_id)
+        elif scene_id not in failed:
+            failed.add(scene_id)
+            yield SceneFailed(scene_id=scene_id, error=outcome.error)
 
 
-def _open_scene_for_writing(archive: Archive, scene: Scene, model: ModelFile) -> list[ShardTask]:
-    """Prepare or resume a scene: the shards that are still to be made."""
-    if scene.id not in archive or archive[scene.id].state != WRITING:
+def _open_scene_for_writing(archive: Archive, scene: Scene, model: ModelFile) -> list[ShardTask] | None:
+    """Prepare or resume a scene: the shards that are still to be made; None if it is complete."""
+    state = archive[scene.id].state if scene.id in archive else None
+    if state == COMPLETE:
+        return None
+    scene_layout.remove_leftovers(archive.url, scene.id)
+    if state != WRITING:
         peaks = {group.name: model.groups[group.name].codec.radiometry.peak for group in scene.groups}
         scene_layout.prepare(archive.url, scene, model.sha256, peaks)
-    scene_layout.remove_leftovers(archive.url, scene.id)
     return [
         ShardTask(url=archive.url, scene_id=scene.id, group=group, tile=tile)
         for group in scene.groups
-        for tile in scene_layout.missing_shards(
-            archive.url, scene_layout.group_path(scene.id, group.name), scene_layout.grid_of(group)
-        )
+        for tile in scene_layout.missing_shards(archive.url, scene_layout.group_path(scene.id, group.name))
     ]
 
 
 def _finish(url: str, scene_id: str) -> SceneDone | SceneFailed:
     try:
-        scene_layout.finish(url, scene_id)
-    except (HarmoniumError, OSError) as error:
+        scene_summary.finish(url, scene_id)
+    except UNREADABLE as error:
         return SceneFailed(scene_id=scene_id, error=error)
     return SceneDone(scene_id=scene_id, resumed=False)
-
-
-def encode_shard(task: ShardTask) -> ShardDone:
-    """Make one shard: the body of a task, which runs with or without Dask and gives the same bytes.
-
-    Raises
-    ------
-    ArchiveError
-        If the store cannot be written, or another error of harmonium's if the pixels cannot be read.
-    """
-    path = scene_layout.group_path(task.scene_id, task.group.name)
-    image = zarr.open_array(task.url, path=f"{path}/image", mode="r+")
-    fill = float(image.fill_value)  # type: ignore[arg-type]
-    started = time.perf_counter()
-    pixels = task.group.read(task.tile)
-    read = time.perf_counter()
-    payloads, quality = _encode_chunks(task, pixels, image, fill)
-    encoded = time.perf_counter()
-    try:
-        _write_overview(task, path, pixels)
-        _write_payloads(task, image, payloads)
-    except OSError as error:
-        raise ArchiveError(
-            f"{path} cannot be written: {error}; free the cause and run the same command again"
-        ) from error
-    return ShardDone(
-        scene_id=task.scene_id,
-        group=task.group.name,
-        pixel_bytes=pixels.nbytes,
-        quality=quality,
-        read_seconds=read - started,
-        codec_seconds=encoded - read,
-        write_seconds=time.perf_counter() - encoded,
-    )
-
-
-def _encode_chunks(
-    task: ShardTask, pixels: NDArray[np.generic], image: zarr.Array, fill: float
-) -> tuple[NDArray[np.object_], Quality]:
-    """Payloads of a shard's chunks (chunk_y, chunk_x), and their quality together."""
-    codec = views.serializer_of(image).codec()
-    bands, side, _ = image.chunks
-    chunk = np.empty((bands, side, side), pixels.dtype)
-    rows, columns = (-(-length // side) for length in pixels.shape[1:])
-    payloads = np.empty((rows, columns), dtype=object)
-    total: Quality | None = None
-    with single_threaded():
-        for row, column in np.ndindex(rows, columns):
-            piece = pixels[:, row * side : (row + 1) * side, column * side : (column + 1) * side]
-            if piece.shape != chunk.shape:
-                # What lies beyond the scene carries no data, so the codec leaves it out of everything.
-                chunk[:] = np.asarray(fill).astype(pixels.dtype)
-            chunk[:, : piece.shape[1], : piece.shape[2]] = piece
-            encoded = codec.compress(chunk, fill)
-            payloads[row, column] = encoded.payload
-            total = encoded.quality if total is None else total.merge(encoded.quality)
-    assert total is not None
-    return payloads, total
-
-
-def _write_overview(task: ShardTask, path: str, pixels: NDArray[np.generic]) -> None:
-    factor, _ = overview.levels(*task.group.shape[1:])[0]
-    array = zarr.open_array(task.url, path=f"{path}/overview/{factor}", mode="r+")
-    fill = scene_layout.fill_value(task.group)
-    reduced = overview.reduce_by(pixels, factor, valid_mask(pixels, fill), nodata=fill)
-    row, column = task.tile.row_off // factor, task.tile.col_off // factor
-    array[:, row : row + reduced.shape[1], column : column + reduced.shape[2]] = reduced
-
-
-def _write_payloads(task: ShardTask, image: zarr.Array, payloads: NDArray[np.object_]) -> None:
-    grid: TileGrid = scene_layout.grid_of(task.group)
-    row, column = grid.chunk_index(task.tile)
-    rows, columns = payloads.shape
-    view = views.payloads(image, writable=True)
-    view[0, row : row + rows, column : column + columns] = payloads
 
 
 def with_groups(scene: Scene, names: Sequence[str]) -> Scene:

@@ -7,6 +7,10 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
+from harmonium.errors import UsageError
+
+_ATTEMPTS = 20
+
 
 def at_bits(pixels: NDArray[np.generic], bits_per_pixel: float) -> tuple[NDArray[np.generic], int]:
     """Code pixels (band, y, x) of integers with at most so many bits per pixel and band.
@@ -17,14 +21,25 @@ def at_bits(pixels: NDArray[np.generic], bits_per_pixel: float) -> tuple[NDArray
     -------
     tuple
         The decoded pixels, and the length of the file in bytes.
+
+    Raises
+    ------
+    UsageError
+        If its headers alone take more.
     """
     budget = bits_per_pixel * pixels.size / 8
     # The driver's QUALITY is a share of the uncompressed size, which OpenJPEG meets within a thousandth.
     quality = 100 * bits_per_pixel / (8 * pixels.dtype.itemsize)
-    data = _encode(pixels, quality)
-    while len(data) > budget:
-        quality *= 0.999 * budget / len(data)
+    for _ in range(_ATTEMPTS):
         data = _encode(pixels, quality)
+        if len(data) <= budget:
+            break
+        quality *= 0.999 * budget / len(data)
+    else:
+        raise UsageError(
+            f"JPEG 2000 takes at least {len(data)} bytes for pixels of shape {pixels.shape}, asked for were "
+            f"{budget:.0f}; give it more bits"
+        )
     with MemoryFile(data) as file, file.open() as source:
         return source.read(), len(data)
 

@@ -1,4 +1,4 @@
-"""How a scene lies in an archive: its groups' metadata before the first pixel, its summaries after the last.
+"""How a scene lies in an archive before its last pixel is there: its groups' metadata, and which shards are missing.
 
 A scene's `state` tells how far it got: `preparing` until all metadata are there, `writing` until every shard is, then
 `complete`, which is the very last act. What was killed while `preparing` is made anew; `writing` is resumed.
@@ -11,17 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import dask.array as da
-import numpy as np
-import xarray as xr
 import zarr
 import zarr.errors
-from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.sync import sync
 
-from harmonium.errors import ArchiveError, PayloadError
-from harmonium.models.payload import Mode, Payload, unpack
-from harmonium.pipeline import overview, views
+from harmonium.pipeline import overview
+from harmonium.pipeline.chunk_payloads import is_whole, stored_grid
 from harmonium.pipeline.grid import Tile, TileGrid
 from harmonium.pipeline.resolution_group import ResolutionGroup
 from harmonium.pipeline.scene import Scene
@@ -80,7 +76,7 @@ def prepare(url: str, scene: Scene, model: str, peaks: dict[str, float]) -> None
     for group in scene.groups:
         codec = HarmoniumCodec(model=model, group=group.name, source=url)
         _create_group(url, group_path(scene.id, group.name), group, codec, peaks[group.name])
-    _set_state(scene_group, WRITING)
+    set_state(scene_group, WRITING)
 
 
 def _create_group(url: str, path: str, group: ResolutionGroup, codec: HarmoniumCodec, peak: float) -> None:
@@ -90,7 +86,7 @@ def _create_group(url: str, path: str, group: ResolutionGroup, codec: HarmoniumC
     # xarray and rioxarray write coordinates and attributes by their own conventions; the pixels come later.
     image = group.data
     image.attrs = _attributes(group)
-    placeholder = da.zeros(group.shape, dtype=group.dtype, chunks=(bands, *grid.shard_shape))  # type: ignore[no-untyped-call]
+    placeholder = da.zeros(group.shape, dtype=group.dtype, chunks=(bands, *grid.shard_shape))
     dataset = image.copy(data=placeholder).to_dataset(name="image").assign_attrs(_group_attributes(group, peak))
     encoding: dict[str, Any] = {
         "chunks": (bands, grid.chunk, grid.chunk),
@@ -103,7 +99,7 @@ def _create_group(url: str, path: str, group: ResolutionGroup, codec: HarmoniumC
         # Named as a coordinate, too, so that plain `xr.open_zarr` makes it one and rioxarray finds the CRS.
         dataset["image"].encoding.clear()
         dataset["image"].attrs |= {"coordinates": "spatial_ref", "grid_mapping": "spatial_ref"}
-    with _unspecified_types():
+    with unspecified_types():
         dataset.to_zarr(
             url, group=path, mode="w", compute=False, consolidated=False, zarr_format=3, encoding={"image": encoding}
         )
@@ -155,178 +151,51 @@ def _group_attributes(group: ResolutionGroup, peak: float) -> dict[str, Any]:
 # --- while shards come in ------------------------------------------------------------------------------------------
 
 
-def shard_index(grid: TileGrid, tile: Tile) -> tuple[int, int]:
-    """Index along (y, x) of the shard that a tile is."""
+def missing_shards(url: str, path: str) -> list[Tile]:
+    """Tiles of the shards that are not stored, or not whole.
+
+    zarr writes a file in one atomic step, so those that are stored are whole, unless the machine lost its power. Such
+    a shard is deleted, because zarr reads a shard before it writes to it.
+    """
+    image = zarr.open_array(url, path=f"{path}/image", mode="r+")
+    grid = stored_grid(image)
+    missing = []
+    for tile in grid.shards():
+        key = _shard_key(image, grid, tile)
+        if not sync(image.store.exists(key)):
+            missing.append(tile)
+        elif not is_whole(image, tile):
+            sync(image.store.delete(key))
+            missing.append(tile)
+    return missing
+
+
+def _shard_key(image: zarr.Array[Any], grid: TileGrid, tile: Tile) -> str:
     rows, columns = grid.shard_shape
-    return tile.row_off // rows, tile.col_off // columns
-
-
-def missing_shards(url: str, path: str, grid: TileGrid) -> list[Tile]:
-    """Tiles of the shards that are not stored; zarr writes each in one atomic step, so those that are, are whole."""
-    image = zarr.open_array(url, path=f"{path}/image", mode="r")
-    store = image.store
-
-    async def stored(tile: Tile) -> bool:
-        row, column = shard_index(grid, tile)
-        return await store.exists(f"{image.path}/c/0/{row}/{column}")
-
-    return [tile for tile in grid.shards() if not sync(stored(tile))]
+    return f"{image.path}/c/0/{tile.row_off // rows}/{tile.col_off // columns}"
 
 
 def remove_leftovers(url: str, scene_id: str) -> None:
     """Delete the files that a killed process was writing; only local stores leave such."""
-    folder = Path(url) / "scenes" / scene_id
-    if folder.is_dir():
-        for partial in folder.rglob("*.partial"):
-            partial.unlink(missing_ok=True)
+    root = Path(url)
+    for partial in (
+        *root.glob("*.partial"),
+        *root.glob("models/**/*.partial"),
+        *root.glob("scenes/*.partial"),
+        *root.glob(f"scenes/{scene_id}/**/*.partial"),
+    ):
+        partial.unlink(missing_ok=True)
 
 
-# --- after the last pixel ------------------------------------------------------------------------------------------
-
-
-def finish(url: str, scene_id: str) -> None:
-    """Write the summaries of a scene whose shards are all stored, and mark it complete.
-
-    Raises
-    ------
-    ArchiveError
-        If a chunk is missing or damaged.
-    """
-    remove_leftovers(url, scene_id)
-    scene_group = zarr.open_group(url, path=f"scenes/{scene_id}", mode="r+")
-    for name in scene_group.attrs["harmonium"]["groups"]:  # type: ignore[index, call-overload, union-attr]
-        path = group_path(scene_id, str(name))
-        _write_quality(url, path)
-        _write_overviews(url, path)
-        with _unspecified_types():
-            zarr.consolidate_metadata(url, path=path)
-    _set_state(scene_group, COMPLETE)
-
-
-def chunk_payloads(url: str, path: str) -> Iterator[tuple[int, int, bytes]]:
-    """Index along (y, x) and bytes of every chunk of a group, one shard in memory at a time.
-
-    Raises
-    ------
-    ArchiveError
-        If a shard is damaged; the message names the scene, the group and the chunk.
-    """
-    view = views.payloads(zarr.open_array(url, path=f"{path}/image", mode="r"))
-    _, rows, columns = view.shape
-    _, shard_rows, shard_columns = view.shards or view.chunks
-    for row in range(0, rows, shard_rows):
-        for column in range(0, columns, shard_columns):
-            block = _block(
-                view, slice(row, min(row + shard_rows, rows)), slice(column, min(column + shard_columns, columns))
-            )
-            for index in np.ndindex(min(shard_rows, rows - row), min(shard_columns, columns - column)):
-                chunk = (row + index[0], column + index[1])
-                yield (*chunk, block[index] if block is not None else _one_payload(view, path, *chunk))
-
-
-def _block(view: zarr.Array[Any], rows: slice, columns: slice) -> NDArray[np.object_] | None:
-    """The payloads of one shard, or None if it cannot be read whole: read one by one, they tell which is to blame."""
-    try:
-        return np.asarray(view[0, rows, columns], dtype=object)
-    except (ValueError, RuntimeError):
-        return None
-
-
-def _one_payload(view: zarr.Array[Any], path: str, row: int, column: int) -> bytes:
-    try:
-        return views.one_payload(view, row, column)
-    except (ValueError, RuntimeError) as error:
-        raise ArchiveError(f"{describe_chunk(path, row, column)}: {error}; compress the scene again") from error
-
-
-def describe_chunk(path: str, row: int, column: int) -> str:
-    """Name a chunk for people."""
-    _, scene_id, group = path.split("/")
-    return f"Scene {scene_id}, group {group}, chunk (y {row}, x {column})"
-
-
-def read_header(path: str, row: int, column: int, data: bytes) -> Payload:
-    """Take a chunk's payload apart.
-
-    Raises
-    ------
-    ArchiveError
-        If it is missing or damaged.
-    """
-    if not data:
-        raise ArchiveError(f"{describe_chunk(path, row, column)} is missing; compress the scene again")
-    try:
-        return unpack(data)
-    except PayloadError as error:
-        raise ArchiveError(f"{describe_chunk(path, row, column)}: {error}; compress the scene again") from error
-
-
-def _write_quality(url: str, path: str) -> None:
-    group = zarr.open_group(url, path=path, mode="r")
-    bands = len(group.attrs["bands"])  # type: ignore[arg-type]
-    view = views.payloads(zarr.open_array(url, path=f"{path}/image", mode="r"))
-    grid: tuple[int, int] = view.shape[1:]  # type: ignore[assignment]
-    nbytes, mode = np.zeros(grid, np.uint32), np.zeros(grid, np.uint8)
-    count = np.zeros((bands, *grid), np.uint32)
-    mse, max_error = np.zeros((bands, *grid)), np.zeros((bands, *grid))
-    for row, column, data in chunk_payloads(url, path):
-        payload = read_header(path, row, column, data)
-        quality, here = payload.quality, (slice(None), row, column)
-        nbytes[row, column], mode[row, column] = quality.nbytes, payload.mode
-        count[here], mse[here], max_error[here] = quality.count, quality.mse, quality.max_error
-    per_chunk, per_band = ("chunk_y", "chunk_x"), ("band", "chunk_y", "chunk_x")
-    modes = {"flag_values": [int(each) for each in Mode], "flag_meanings": " ".join(each.name.lower() for each in Mode)}
-    dataset = xr.Dataset(
-        {
-            "bytes": (per_chunk, nbytes, {"long_name": "length of the payload", "units": "byte"}),
-            "mode": (per_chunk, mode, {"long_name": "how the chunk is coded", **modes}),
-            "count": (per_band, count, {"long_name": "pixels that carry data"}),
-            "mse": (
-                per_band,
-                mse,
-                {"long_name": "mean squared error, NaN where no pixel carries data", "units": "DN2"},
-            ),
-            "max_error": (per_band, max_error, {"long_name": "largest absolute error", "units": "DN"}),
-        }
-    )
-    dataset.to_zarr(url, group=f"{path}/quality", mode="w", consolidated=False, zarr_format=3)
-
-
-def _write_overviews(url: str, path: str) -> None:
-    """Halve the first level, which came with the shards, down to the smallest."""
-    image = zarr.open_array(url, path=f"{path}/image", mode="r")
-    below: NDArray[Any] | None = None
-    for factor, _ in overview.levels(*image.shape[1:]):
-        name = f"{path}/overview/{factor}"
-        if below is None:
-            below = np.asarray(zarr.open_array(url, path=name, mode="r")[:])
-            continue
-        fill = image.fill_value.item()  # type: ignore[union-attr]
-        below = overview.reduce_by(below, 2, _observed(below, fill), nodata=fill)
-        zarr.create_array(
-            url,
-            name=name,
-            data=below,
-            chunks=below.shape,
-            fill_value=fill,
-            compressors=[ZstdCodec(level=9)],
-            dimension_names=("band", "y", "x"),
-            overwrite=True,
-        )
-
-
-def _observed(pixels: NDArray[Any], fill: float) -> NDArray[np.bool_]:
-    observed: NDArray[np.bool_] = np.isfinite(pixels) & (pixels != fill)
-    return observed
-
-
-def _set_state(scene_group: zarr.Group, state: str) -> None:
+def set_state(scene_group: zarr.Group, state: str) -> None:
+    """Say how far a scene got."""
     own = scene_group.attrs["harmonium"]
-    scene_group.attrs["harmonium"] = {**own, "state": state}  # type: ignore[dict-item]
+    assert isinstance(own, dict)
+    scene_group.attrs["harmonium"] = {**own, "state": state}
 
 
 @contextmanager
-def _unspecified_types() -> Iterator[None]:
+def unspecified_types() -> Iterator[None]:
     """Band names are stored as text, and groups consolidated, which Zarr's specification has not settled yet."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", zarr.errors.UnstableSpecificationWarning)

@@ -5,18 +5,28 @@ One task a shard. A chunk that fails is named by scene, group and index, and the
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
 
-from harmonium.errors import ArchiveError, HarmoniumError
-from harmonium.models.quality import measure
-from harmonium.pipeline import scene_layout, views
-from harmonium.pipeline.archive import Archive
+from harmonium.errors import ArchiveError, ModelError
+from harmonium.models.quality import Quality, measure
+from harmonium.pipeline import model_sources, views
+from harmonium.pipeline.archive import Archive, ArchivedGroup, ArchivedScene
+from harmonium.pipeline.chunk_payloads import (
+    REMEDY,
+    UNREADABLE,
+    describe,
+    describe_chunk,
+    parse,
+    read_payload,
+    stored_grid,
+)
 from harmonium.pipeline.cluster import Executor
-from harmonium.pipeline.grid import Tile, TileGrid
+from harmonium.pipeline.grid import Tile
 from harmonium.pipeline.resolution_group import ResolutionGroup
 from harmonium.pipeline.scene import Scene
 from harmonium.pipeline.scene_layout import COMPLETE
@@ -74,73 +84,95 @@ def verify(
     tasks: list[VerifyTask] = []
     for scene_id in scene_ids or tuple(archive):
         scene = archive[scene_id]
-        if scene.state != COMPLETE:
-            problem = f"Scene {scene_id} is {scene.state}: run the same `harmonium compress` again to complete it"
-            yield Verified(path=f"scenes/{scene_id}", chunks=0, problems=(problem,))
-            continue
-        for group in scene.values():
-            height, width = group.image.shape[1:]
-            grid = TileGrid.for_shape(height, width)
-            original = originals[scene_id].group(group.name) if scene_id in originals else None
-            tasks += [
-                VerifyTask(url=archive.url, path=group.path, tile=tile, original=original) for tile in grid.shards()
-            ]
+        try:
+            tasks += _tasks(scene, originals.get(scene_id))
+        except UNREADABLE as error:
+            message = describe(error)
+            named = message if scene_id in message else f"Scene {scene_id}: {message}; {REMEDY}"
+            yield Verified(path=f"scenes/{scene_id}", chunks=0, problems=(named,))
     for outcome in executor.map(verify_shard, ((task,) for task in tasks), gpu=True):
-        if outcome.error is not None:
-            path = tasks[outcome.index].path
-            yield Verified(path=path, chunks=0, problems=(f"{path}: {outcome.error}",))
-        else:
+        if outcome.error is None:
             yield outcome.result
+        else:
+            path = tasks[outcome.index].path
+            yield Verified(path=path, chunks=0, problems=(f"{path}: {describe(outcome.error)}",))
+
+
+def _tasks(scene: ArchivedScene, original: Scene | None) -> list[VerifyTask]:
+    """One task for each shard of a scene that can be checked.
+
+    Raises
+    ------
+    ArchiveError
+        If the scene is not complete, or the archive has not the model that it was coded with.
+    SceneError
+        If the original has no such groups.
+    """
+    if scene.state != COMPLETE:
+        raise ArchiveError(f"Scene {scene.id} is {scene.state}: run the same `harmonium compress` again to complete it")
+    try:
+        held = model_sources.read(scene.url, scene.model) is not None
+    except ModelError as error:
+        raise ArchiveError(f"Scene {scene.id}: its model is damaged: {error}") from error
+    if not held:
+        raise ArchiveError(
+            f"Scene {scene.id}: the archive has no models/{scene.model}; run the same `harmonium compress` again to "
+            "put it back"
+        )
+    return [
+        VerifyTask(
+            url=scene.url,
+            path=group.path,
+            tile=tile,
+            original=None if original is None else original.group(group.name),
+        )
+        for group in scene.values()
+        for tile in stored_grid(group.image).shards()
+    ]
 
 
 def verify_shard(task: VerifyTask) -> Verified:
     """Check one shard: the body of a task."""
-    image = zarr.open_array(task.url, path=f"{task.path}/image", mode="r")
-    side = image.chunks[1]
-    stored = xr.open_zarr(task.url, group=f"{task.path}/quality", consolidated=False, chunks=None)
-    row, column = task.tile.row_off // side, task.tile.col_off // side
-    rows, columns = -(-task.tile.height // side), -(-task.tile.width // side)
-    pixels = None if task.original is None else task.original.read(task.tile)
+    group = ArchivedGroup(task.url, task.path)
+    image = group.image
     problems = []
-    for index in np.ndindex(rows, columns):
-        chunk = (row + index[0], column + index[1])
+    stored = pixels = None
+    try:
+        stored = group.quality_by_chunk()
+    except UNREADABLE as error:
+        problems.append(f"{task.path}/quality cannot be read: {describe(error)}; {REMEDY}")
+    try:
+        pixels = None if task.original is None else task.original.read(task.tile)
+    except UNREADABLE as error:
+        problems.append(f"The original of {task.path} cannot be read: {describe(error)}")
+    grid = stored_grid(image)
+    chunks = tuple(grid.chunks(task.tile))
+    for chunk in chunks:
+        index = grid.chunk_index(chunk)
+        piece = None if pixels is None else pixels[(slice(None), *chunk.relative_to(task.tile).slices)]
         try:
-            _verify_chunk(task, image, stored.isel(chunk_y=chunk[0], chunk_x=chunk[1]), chunk, index, pixels)
-        except (HarmoniumError, ValueError, RuntimeError) as error:
-            message = str(error)
-            named = scene_layout.describe_chunk(task.path, *chunk)
-            problems.append(message if message.startswith(named) else f"{named}: {message}")
-    return Verified(path=task.path, chunks=rows * columns, problems=tuple(problems))
+            quality = _verify_chunk(image, index, piece)
+            if stored is not None:
+                _compare(stored.isel(chunk_y=index[0], chunk_x=index[1]), quality)
+        except UNREADABLE as error:
+            named = describe_chunk(image.path, *index)
+            message = describe(error)
+            problems.append(message if message.startswith(named) else f"{named}: {message}; {REMEDY}")
+    return Verified(path=task.path, chunks=len(chunks), problems=tuple(problems))
 
 
-def _verify_chunk(
-    task: VerifyTask,
-    image: zarr.Array,
-    stored: xr.Dataset,
-    chunk: tuple[int, int],
-    index: tuple[int, ...],
-    pixels: NDArray[np.generic] | None,
-) -> None:
-    """Raise what is wrong with one chunk."""
-    codec = views.serializer_of(image).codec()
-    data = views.one_payload(views.payloads(image), *chunk)
-    quality = scene_layout.read_header(task.path, *chunk, data).quality
+def _verify_chunk(image: zarr.Array[Any], index: tuple[int, int], original: NDArray[np.generic] | None) -> Quality:
+    """What the payload of one chunk says of itself; raises what is wrong with it."""
+    data = read_payload(views.payloads(image), *index)
+    quality = parse(image.path, *index, data).quality
+    bands, height, width = image.chunks
     with single_threaded():
-        decoded = codec.decompress(data, image.chunks)
-    same = (
-        int(stored["bytes"]) == quality.nbytes
-        and np.array_equal(stored["count"], quality.count)
-        and np.array_equal(stored["mse"], quality.mse, equal_nan=True)
-        and np.array_equal(stored["max_error"], quality.max_error)
-    )
-    if not same:
-        raise ArchiveError("the quality arrays say something else than the chunk; compress the scene again")
-    if pixels is None:
-        return
-    side = image.chunks[1]
-    piece = pixels[:, index[0] * side : (index[0] + 1) * side, index[1] * side : (index[1] + 1) * side]
-    shown = decoded[:, : piece.shape[1], : piece.shape[2]]
-    again = measure(piece, shown, valid_mask(piece, float(image.fill_value)), quality.nbytes)  # type: ignore[arg-type]
+        decoded = views.serializer_of(image).codec().decompress(data, (bands, height, width))
+    if original is None:
+        return quality
+    _, height, width = original.shape
+    valid = valid_mask(original, np.asarray(image.fill_value).item())
+    again = measure(original, decoded[:, :height, :width], valid, quality.nbytes)
     # Another machine may round a mean differently by one DN in a few pixels; a wrong original is off by far more.
     close = np.array_equal(again.count, quality.count) and np.allclose(
         np.nan_to_num(again.mse), np.nan_to_num(quality.mse), rtol=0.01, atol=0.01
@@ -150,3 +182,16 @@ def _verify_chunk(
             f"measured against the original, the mean squared errors are {again.mse.round(2).tolist()}, stored are "
             f"{quality.mse.round(2).tolist()}: the original changed, or is another"
         )
+    return quality
+
+
+def _compare(stored: xr.Dataset, quality: Quality) -> None:
+    """Raise unless the quality arrays say of a chunk what it says of itself."""
+    same = (
+        int(stored["bytes"]) == quality.nbytes
+        and np.array_equal(stored["count"], quality.count)
+        and np.array_equal(stored["mse"], quality.mse, equal_nan=True)
+        and np.array_equal(stored["max_error"], quality.max_error)
+    )
+    if not same:
+        raise ArchiveError("the quality arrays say something else than the chunk")

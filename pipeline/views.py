@@ -1,7 +1,7 @@
 """Other arrays over the bytes of an image: its payloads, and its codes, without decoding a pixel.
 
-An image is stored as shards of chunks; what a chunk's bytes mean is said by the array's metadata alone. A view is a Zarr
-array with metadata of its own over the same stored objects: nothing is stored twice, and zarr does the work.
+An image is stored as shards of chunks; what a chunk's bytes mean is said by the array's metadata alone. A view is a
+Zarr array with metadata of its own over the same stored objects: nothing is stored twice, and zarr does the work.
 
     image     (band, y, x)            chunk (band, 512, 512)    codec harmonium
     payloads  (1, chunk_y, chunk_x)   chunk (1, 1, 1)           codec harmonium.payload    bytes
@@ -24,6 +24,7 @@ from zarr.storage import WrapperStore
 
 from harmonium.errors import ArchiveError
 from harmonium.models.cells import CELL, cell_grid
+from harmonium.models.codec import Codec
 from harmonium.pipeline.torch_threads import single_threaded
 from harmonium.pipeline.zarr_codec import NAME, HarmoniumCodec
 
@@ -52,7 +53,7 @@ class PayloadCodec(ArrayBytesCodec):
     is_fixed_size = False
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:  # noqa: ARG003
+    def from_dict(cls, data: dict[str, Any]) -> Self:
         """It has nothing to configure."""
         return cls()
 
@@ -60,11 +61,11 @@ class PayloadCodec(ArrayBytesCodec):
         """Name only."""
         return {"name": "harmonium.payload"}
 
-    def evolve_from_array_spec(self, array_spec: ArraySpec) -> Self:  # noqa: ARG002
+    def evolve_from_array_spec(self, array_spec: ArraySpec) -> Self:
         """Nothing about the array changes the codec."""
         return self
 
-    def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:  # noqa: ARG002
+    def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
         """Unknown: payloads vary in length."""
         raise NotImplementedError("payloads vary in length")
 
@@ -85,19 +86,19 @@ class CodesCodec(HarmoniumCodec):
         """As the pixels' codec, under another name."""
         return {**super().to_dict(), "name": "harmonium.codes"}
 
-    async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:  # noqa: ARG002
+    async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
         raise ArchiveError("Codes can be read, not written; write pixels")
 
     async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
-        return await asyncio.to_thread(self._codes_sync, chunk_data, chunk_spec)
+        return await asyncio.to_thread(_decode_codes, await self._find_codec(), chunk_data, chunk_spec)
 
-    def _codes_sync(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
-        _, cell_rows, cell_columns = chunk_spec.shape
-        codec = self.codec()
-        shape = (codec.radiometry.bands, cell_rows * CELL, cell_columns * CELL)
-        with single_threaded():
-            codes = codec.codes(chunk_data.to_bytes(), shape)
-        return chunk_spec.prototype.nd_buffer.from_numpy_array(codes.astype(chunk_spec.dtype.to_native_dtype()))
+
+def _decode_codes(codec: Codec, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
+    _, cell_rows, cell_columns = chunk_spec.shape
+    shape = (codec.radiometry.bands, cell_rows * CELL, cell_columns * CELL)
+    with single_threaded():
+        codes = codec.codes(chunk_data.to_bytes(), shape)
+    return chunk_spec.prototype.nd_buffer.from_numpy_array(codes.astype(chunk_spec.dtype.to_native_dtype()))
 
 
 register_codec("harmonium.payload", PayloadCodec)
@@ -159,7 +160,13 @@ def serializer_of(image: zarr.Array[Any]) -> HarmoniumCodec:
 
 def _chunks_and_shards(image: zarr.Array[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     serializer_of(image)
-    return image.chunks, image.shards or image.chunks
+    cells = all(side % CELL == 0 for side in image.chunks[1:])
+    if len(image.shape) != 3 or image.shards is None or not cells:
+        raise ArchiveError(
+            f"{image.path} has chunks {image.chunks} in shards {image.shards}: views need an image (band, y, x) in "
+            f"shards of chunks whose sides are multiples of {CELL} pixels, as archives hold it"
+        )
+    return image.chunks, image.shards
 
 
 def _view(
@@ -184,7 +191,7 @@ def _view(
         "shape": list(shape),
         "data_type": data_type,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(shard)}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "chunk_key_encoding": document["chunk_key_encoding"],
         "fill_value": fill_value,
         "codecs": [sharding],
         "attributes": {},

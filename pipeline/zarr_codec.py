@@ -4,6 +4,8 @@
 """
 
 import asyncio
+import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -12,8 +14,10 @@ import numpy as np
 from zarr.abc.codec import ArrayBytesCodec
 from zarr.core.array_spec import ArraySpec
 from zarr.core.buffer import Buffer, NDBuffer
+from zarr.core.chunk_grids import ChunkGrid, RegularChunkGrid
+from zarr.core.dtype import ZDType
 
-from harmonium.errors import ModelError, PayloadError
+from harmonium.errors import ModelError
 from harmonium.models.codec import Codec
 from harmonium.models.model_file import ModelFile
 from harmonium.pipeline import model_sources
@@ -59,6 +63,8 @@ class HarmoniumCodec(ArrayBytesCodec):
             if len(groups) != 1:
                 raise ModelError(f"The model has the groups {', '.join(groups)}; say which with group=...")
             group = groups[0]
+        elif loaded is not None and group not in loaded.groups:
+            raise ModelError(f"The model has the groups {', '.join(loaded.groups)}, not {group!r}")
         # The class is frozen; only its constructor sets fields.
         object.__setattr__(self, "model", digest)
         object.__setattr__(self, "group", group)
@@ -86,43 +92,51 @@ class HarmoniumCodec(ArrayBytesCodec):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle with the source that this process knows: a worker may never have opened the archive."""
-        return _restore, (type(self), self.model, self.group, model_sources.known_source(self.model) or self.source)
+        known = model_sources.known_source(self.model)
+        return _restore, (type(self), self.model, self.group, self.source, known)
 
-    def evolve_from_array_spec(self, array_spec: ArraySpec) -> Self:  # noqa: ARG002
+    def evolve_from_array_spec(self, array_spec: ArraySpec) -> Self:
         """Nothing about the array changes the codec."""
         return self
 
-    def validate(self, *, shape: tuple[int, ...], dtype: Any, chunk_grid: Any) -> None:  # noqa: ARG002
-        """Refuse arrays that cannot be pictures before anything is written."""
-        if len(shape) < 2:
-            raise ValueError(f"The codec {NAME!r} takes arrays (..., band, y, x) or (y, x), found shape {shape}")
+    def validate(self, *, shape: tuple[int, ...], dtype: ZDType[Any, Any], chunk_grid: ChunkGrid) -> None:
+        """Refuse arrays whose chunks the model cannot code, before anything of them is written.
 
-    def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:  # noqa: ARG002
+        Only where this process has read the model: opening an array reads none. Inside shards zarr does not ask; there
+        the first chunk is refused.
+
+        Raises
+        ------
+        ModelError
+            If the model is for chunks of other bands or another type.
+        """
+        model = model_sources.loaded(self.model)
+        if model is not None and self.group in model.groups and isinstance(chunk_grid, RegularChunkGrid):
+            _picture_shape(chunk_grid.chunk_shape, dtype.to_native_dtype(), model.groups[self.group].codec)
+
+    def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
         """Unknown: payloads vary in length."""
         raise NotImplementedError("payloads vary in length")
 
     async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
-        return await asyncio.to_thread(self._encode_sync, chunk_data, chunk_spec)
+        return await asyncio.to_thread(_encode, await self._find_codec(), chunk_data, chunk_spec)
 
     async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
-        return await asyncio.to_thread(self._decode_sync, chunk_data, chunk_spec)
+        return await asyncio.to_thread(_decode, await self._find_codec(), chunk_data, chunk_spec)
 
-    def _encode_sync(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
-        pixels = chunk_data.as_numpy_array()
-        codec = self.codec()
-        shape = _picture_shape(chunk_spec.shape, codec.radiometry.bands)
-        with single_threaded():
-            encoded = codec.compress(np.ascontiguousarray(pixels).reshape(shape), float(chunk_spec.fill_value))
-        return chunk_spec.prototype.buffer.from_bytes(encoded.payload)
+    async def _find_codec(self) -> Codec:
+        """`codec()`, for the event loop.
 
-    def _decode_sync(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
-        codec = self.codec()
-        shape = _picture_shape(chunk_spec.shape, codec.radiometry.bands)
-        with single_threaded():
-            pixels = codec.decompress(chunk_data.to_bytes(), shape)
-        if pixels.dtype != chunk_spec.dtype.to_native_dtype():
-            raise PayloadError(f"The array holds {chunk_spec.dtype}, the payload {pixels.dtype}; it is another array's")
-        return chunk_spec.prototype.nd_buffer.from_numpy_array(pixels.reshape(chunk_spec.shape))
+        Searching reads from stores, which needs the loop's own threads. Chunks that waited for the model in all of
+        these would wait for ever, so the search has a thread apart.
+        """
+        if model_sources.loaded(self.model) is not None:
+            return self.codec()
+        searcher = ThreadPoolExecutor(1, thread_name_prefix="harmonium-model")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(searcher, self.codec)
+        finally:
+            searcher.shutdown(wait=False)
 
     def codec(self) -> Codec:
         """The codec of the model's group.
@@ -140,22 +154,43 @@ class HarmoniumCodec(ArrayBytesCodec):
         return groups[self.group].codec
 
 
-def _restore(cls: type[HarmoniumCodec], model: str, group: str, source: str | None) -> HarmoniumCodec:
-    if source is not None and model_sources.known_source(model) is None:
-        model_sources.register_source(model, source)
+def _restore(
+    cls: type[HarmoniumCodec], model: str, group: str, source: str | None, known: str | None
+) -> HarmoniumCodec:
+    if known is not None and model_sources.known_source(model) is None:
+        model_sources.register_source(model, known)
     return cls(model=model, group=group, source=source)
+
+
+def _encode(codec: Codec, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
+    pixels = chunk_data.as_numpy_array()
+    shape = _picture_shape(chunk_spec.shape, pixels.dtype, codec)
+    with single_threaded():
+        encoded = codec.compress(np.ascontiguousarray(pixels).reshape(shape), float(chunk_spec.fill_value))
+    return chunk_spec.prototype.buffer.from_bytes(encoded.payload)
+
+
+def _decode(codec: Codec, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
+    shape = _picture_shape(chunk_spec.shape, chunk_spec.dtype.to_native_dtype(), codec)
+    with single_threaded():
+        pixels = codec.decompress(chunk_data.to_bytes(), shape)
+    return chunk_spec.prototype.nd_buffer.from_numpy_array(pixels.reshape(chunk_spec.shape))
 
 
 def _is_digest(text: object) -> bool:
     return isinstance(text, str) and len(text) == 64 and set(text) <= set("0123456789abcdef")
 
 
-def _picture_shape(shape: tuple[int, ...], bands: int) -> tuple[int, int, int]:
+def _picture_shape(shape: tuple[int, ...], dtype: np.dtype[Any], codec: Codec) -> tuple[int, int, int]:
     """(bands, height, width) of a chunk, whatever axes of length 1 stand before them."""
-    leading = int(np.prod(shape[:-2]))
-    if leading != bands:
-        raise ValueError(
-            f"The model codes {bands} bands together, a chunk of shape {shape} holds {leading}; set chunks to all bands "
-            "and one time step"
+    bands, expected = codec.radiometry.bands, codec.radiometry.dtype
+    if dtype != expected:
+        raise ModelError(
+            f"The model codes {expected} pixels, the array holds {dtype}; convert it, or fit another model"
+        )
+    if len(shape) < 2 or math.prod(shape[:-2]) != bands:
+        raise ModelError(
+            f"The model codes {bands} band(s) together, in arrays (..., band, y, x) or, for one band, (y, x); found "
+            f"chunks of shape {shape}: set them to all bands and one step of whatever axes stand before"
         )
     return bands, shape[-2], shape[-1]
