@@ -4,16 +4,26 @@ Everything else in harmonium hands plain functions and their arguments to an `Ex
 This is the only module that knows `distributed`.
 """
 
+import logging
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import dask
-import psutil
+from dask.system import CPU_COUNT
 
 from harmonium.errors import ClusterError, UsageError
+
+CONNECT_SECONDS = 10
+"""How long a scheduler that runs already may take to answer, at first and after a connection broke."""
+
+# Dask lets workers give memory back to the system from 64 KiB on, and glibc maps every large array anew: training and
+# encoding, which take and drop arrays all the time, spent a third of their time on page faults. Up to 256 MiB stay with
+# a worker instead. What the user's environment says comes first; Dask's own setting of one thread per worker stays.
+_WORKER_ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": 256 << 20, "MALLOC_MMAP_THRESHOLD_": 256 << 20}
 
 TaskReport = Callable[..., None]
 """Called inside a task with plain values; they reach the caller of `Executor.reporter`."""
@@ -85,7 +95,7 @@ class InProcess:
         function: Callable[..., Any],
         arguments: Iterable[tuple[Any, ...]],
         *,
-        gpu: bool = False,  # noqa: ARG002
+        gpu: bool = False,
     ) -> Iterator[Outcome]:
         """See `Executor.map`."""
         for index, each in enumerate(arguments):
@@ -114,9 +124,7 @@ class _EventReport:
     topic: str
 
     def __call__(self, *values: Any) -> None:
-        from distributed import get_worker
-
-        get_worker().log_event(self.topic, list(values))
+        _distributed().get_worker().log_event(self.topic, list(values))
 
 
 class OnDask:
@@ -125,73 +133,67 @@ class OnDask:
     def __init__(self, client: Any, description: str) -> None:
         self._client = client
         self.description = description
-        threads: dict[str, int] = client.nthreads()
-        self.workers = max(1, sum(threads.values()))
-        resources = [worker.get("resources", {}) for worker in client.scheduler_info(n_workers=-1)["workers"].values()]
-        self._has_gpu_slots = any("GPU" in slots for slots in resources)
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        self.workers = sum(worker["nthreads"] for worker in workers)
+        self._has_gpu_slots = any("GPU" in worker["resources"] for worker in workers)
 
     def map(
         self, function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]], *, gpu: bool = False
     ) -> Iterator[Outcome]:
         """See `Executor.map`."""
-        from distributed import as_completed
-
-        resources = {"GPU": 1} if gpu and self._has_gpu_slots else None
         source = enumerate(arguments)
         positions: dict[str, int] = {}
-        running = as_completed()
-        ended = False
+        running = _distributed().as_completed()
         while True:
             # One task more than fits each worker waits beside it, so that none is idle between two.
-            while not ended and len(positions) < 2 * self.workers:
-                following = next(source, None)
-                if following is None:
-                    ended = True
-                    break
+            while len(positions) < 2 * self.workers and (following := next(source, None)) is not None:
                 index, each = following
-                future = self._client.submit(function, *each, pure=False, resources=resources)
+                future = self._submit(function, *each, gpu=gpu)
                 positions[future.key] = index
                 running.add(future)
             if not positions:
                 return
             future = next(running)
-            yield self._outcome(positions.pop(future.key), future)
+            yield _outcome(positions.pop(future.key), future)
 
     def fan_in(self, jobs: Iterable[FanIn], *, gpu: bool = False) -> Iterator[Outcome]:
         """See `Executor.fan_in`."""
-        from distributed import as_completed
-
-        resources = {"GPU": 1} if gpu and self._has_gpu_slots else None
         positions: dict[str, int] = {}
-        running = as_completed()
+        running = _distributed().as_completed()
         for index, job in enumerate(jobs):
-            parts = [self._client.submit(job.part, *each, pure=False) for each in job.arguments]
-            future = self._client.submit(job.whole, parts, *job.extra, pure=False, resources=resources)
+            parts = [self._submit(job.part, *each) for each in job.arguments]
+            future = self._submit(job.whole, parts, *job.extra, gpu=gpu)
             positions[future.key] = index
             running.add(future)
         for future in running:
-            yield self._outcome(positions.pop(future.key), future)
-
-    def _outcome(self, index: int, future: Any) -> Outcome:
-        from distributed import KilledWorker
-
-        try:
-            return Outcome(index=index, result=future.result())
-        except KilledWorker as error:
-            message = f"A task took {error.last_worker} down with it, as it had others before; is there memory enough?"
-            return Outcome(index=index, error=ClusterError(message))
-        except Exception as error:  # noqa: BLE001 - see InProcess.map
-            if future.status in ("cancelled", "lost"):
-                raise ClusterError(
-                    f"The cluster was lost while tasks ran ({error}); run the same command again"
-                ) from error
-            return Outcome(index=index, error=error)
+            yield _outcome(positions.pop(future.key), future)
 
     def reporter(self, listen: Callable[..., None]) -> TaskReport:
         """See `Executor.reporter`."""
         topic = f"harmonium-{os.urandom(6).hex()}"
         self._client.subscribe_topic(topic, lambda event: listen(*event[1]))
         return _EventReport(topic)
+
+    def _submit(self, function: Callable[..., Any], *arguments: Any, gpu: bool = False) -> Any:
+        resources = {"GPU": 1} if gpu and self._has_gpu_slots else None
+        return self._client.submit(function, *arguments, pure=False, resources=resources)
+
+
+def _outcome(index: int, future: Any) -> Outcome:
+    try:
+        return Outcome(index=index, result=future.result())
+    except _distributed().KilledWorker as error:
+        message = (
+            f"A task took down one worker after the other, the last was {error.last_worker.address}; the cause is most "
+            "often too little memory: use fewer --workers, or workers with more"
+        )
+        return Outcome(index=index, error=ClusterError(message))
+    except Exception as error:
+        if future.status in ("cancelled", "lost"):
+            raise ClusterError(
+                f"The connection to the scheduler was lost while tasks ran ({error}); run the same command again"
+            ) from error
+        return Outcome(index=index, error=error)
 
 
 @contextmanager
@@ -218,46 +220,82 @@ def connect(cluster: str = "local", workers: int | None = None) -> Iterator[Exec
     if cluster == "none":
         yield InProcess()
     elif cluster == "local":
-        with _local(workers or os.cpu_count() or 1) as client:
-            yield OnDask(client, f"{len(client.nthreads())} local workers")
+        with _quiet(), _local(workers or CPU_COUNT) as client:
+            yield OnDask(client, f"{len(client.nthreads())} local worker(s)")
     elif cluster.startswith(("tcp://", "tls://")):
-        with _running(cluster) as client:
+        with _quiet(), _running(cluster) as client:
             yield OnDask(client, cluster)
     else:
         raise UsageError(f"A cluster is 'local', 'none', or a scheduler's tcp:// or tls:// address, got {cluster!r}")
 
 
+def _distributed() -> Any:
+    """Dask's `distributed`, which takes half a second to import and has no types."""
+    import distributed
+
+    return distributed
+
+
 @contextmanager
 def _local(workers: int) -> Iterator[Any]:
-    from distributed import Client, LocalCluster
-
-    memory_bytes = int(psutil.virtual_memory().total * 0.9 / workers)
-    # Workers that a user's script starts would otherwise run that script again, up to the line that starts workers.
+    distributed = _distributed()
+    environment = {f"distributed.nanny.pre-spawn-environ.{name}": each for name, each in _WORKER_ENVIRONMENT.items()}
     with (
-        dask.config.set({"distributed.worker.daemon": True, "distributed.admin.log-format": "%(message)s"}),
-        LocalCluster(
+        _main_module_hidden(),
+        dask.config.set(environment),
+        distributed.LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
-            memory_limit=memory_bytes,
+            memory_limit=int(distributed.system.MEMORY_LIMIT * 0.9 / workers),
             dashboard_address=None,
-            silence_logs="ERROR",
+            silence_logs=logging.CRITICAL,
         ) as cluster,
-        Client(cluster) as client,
+        distributed.Client(cluster) as client,
     ):
         yield client
 
 
 @contextmanager
 def _running(address: str) -> Iterator[Any]:
-    from distributed import Client
-
     try:
-        client = Client(address, timeout="10s")
-    except (OSError, TimeoutError) as error:
+        client = _distributed().Client(address, timeout=CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
         raise ClusterError(
-            f"No Dask scheduler answers at {address} ({error}); is it running, is the port open?"
+            f"No Dask scheduler answers at {address} ({error}); is it running, and is the port open?"
         ) from error
     with client:
         if not client.nthreads():
             raise ClusterError(f"The scheduler at {address} has no workers; start some with `dask worker {address}`")
         yield client
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Say nothing of what Dask logs here: what the user must know comes as an error."""
+    logger = logging.getLogger("distributed")
+    before = logger.level
+    _distributed()  # its import sets levels, too
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+@contextmanager
+def _main_module_hidden() -> Iterator[None]:
+    """Let worker processes start without the user's script.
+
+    Python's multiprocessing would run it in every new process, up to the line that starts a cluster, where a script
+    without `if __name__ == "__main__":` fails, or starts clusters without end. Tasks need nothing of it.
+    """
+    main = sys.modules["__main__"]
+    names = ("__file__", "__spec__")
+    kept = {name: getattr(main, name) for name in names if hasattr(main, name)}
+    for name in kept:
+        setattr(main, name, None)
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(main, name, value)

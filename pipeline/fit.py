@@ -5,8 +5,9 @@
                        └─ ...            ┘              ├─ model file
                        ┌─ sample a tile ─── train r20m ─┘
 
-What is sampled stays on the workers until the training takes it. Blocks are drawn by generators seeded with the scene, the
-group and the tile, so they do not depend on who draws them, or when.
+What is sampled stays on the workers until the training takes it. Blocks are drawn by generators that are seeded with
+the scene's name, the group and the tile, and are put in that order, so that a model depends neither on who draws them,
+nor when, nor on the order in which the scenes are given.
 """
 
 import zlib
@@ -20,7 +21,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 
-from harmonium.errors import HarmoniumError, SceneError
+from harmonium.errors import HarmoniumError, SceneError, UsageError
 from harmonium.models import model_file, presets
 from harmonium.models.codec import Codec
 from harmonium.models.model_file import GroupModel, ModelFile
@@ -31,7 +32,7 @@ from harmonium.pipeline.resolution_group import ResolutionGroup
 from harmonium.pipeline.scene import Scene
 from harmonium.pipeline.stats import BandStats, valid_mask
 from harmonium.pipeline.torch_threads import single_threaded
-from harmonium.pipeline.windows import Bbox, check_bbox, window_of
+from harmonium.pipeline.windows import LONLAT, Bbox, moved, parse_crs, window_of
 
 SAMPLE_BLOCKS = 60_000
 """Blocks that a training sees, over all scenes."""
@@ -68,7 +69,7 @@ class Sample:
     """What a tile gave."""
 
     blocks: NDArray[Any]
-    """(n, band, patch, patch), native type; fewer than asked for where pixels carry no data."""
+    """(n, band, patch, patch), native type; fewer than asked for where the tile has no more without masked pixels."""
 
     stats: BandStats
     """Of all pixels of the tile that carry data."""
@@ -96,9 +97,13 @@ def fit(
     ------
     SceneError
         If the scenes do not agree, or carry too little data.
-    UsageError, ClusterError
-        As the executor.
+    UsageError
+        If there is no such preset.
+    ClusterError
+        If the cluster is lost.
     """
+    if preset not in presets.names():
+        raise UsageError(f"Unknown preset {preset!r}; known are {', '.join(presets.names())}")
     groups = _agreeing_groups(scenes)
     report = executor.reporter(listen or _ignore)
     jobs = [_job(name, members, preset, options, report) for name, members in groups.items()]
@@ -110,17 +115,36 @@ def fit(
     return model_file.make({name: trained[index].groups[name] for index, name in enumerate(groups)})
 
 
-def clip(scene: Scene, bbox: Bbox, crs: CRS) -> Scene:
-    """The part of a scene that a bbox touches; reads no pixel.
+def fit_options(
+    *, seed: int = 0, bits: float | None = None, effort: float = 1.0, peak: float | None = None
+) -> FitOptions:
+    """What a user chose.
+
+    Raises
+    ------
+    UsageError
+        If a number is out of its range.
+    """
+    try:
+        return FitOptions(seed=seed, bits=bits, effort=effort, peak=peak)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def clip(scene: Scene, bbox: Bbox, crs: CRS | str = LONLAT) -> Scene:
+    """The part of a scene that a bbox (west, south, east, north) touches; reads no pixel.
 
     Raises
     ------
     SceneError
         If the scene has no georeference, or lies elsewhere.
+    UsageError
+        If bbox or CRS are not what they should be.
     """
+    crs = parse_crs(crs)
     groups = []
     for group in scene.groups:
-        tile = window_of(check_bbox(bbox, crs), crs, group.crs, group.transform, *group.shape[1:])
+        tile = window_of(bbox, crs, group.crs, group.transform, *group.shape[1:])
         if tile is None:
             raise SceneError(f"Scene {scene.id} lies beside the bbox {bbox}; leave it out, or choose another bbox")
         rows, columns = tile.slices
@@ -128,7 +152,7 @@ def clip(scene: Scene, bbox: Bbox, crs: CRS) -> Scene:
             replace(
                 group,
                 sources=tuple(source.isel(y=rows, x=columns) for source in group.sources),
-                transform=group.transform * group.transform.translation(tile.col_off, tile.row_off),
+                transform=moved(group.transform, tile),
             )
         )
     return replace(scene, groups=tuple(groups))
@@ -139,9 +163,9 @@ def _ignore(stage: str, step: int, steps: int, value: float) -> None:
 
 
 def _agreeing_groups(scenes: Sequence[Scene]) -> dict[str, list[tuple[str, ResolutionGroup]]]:
-    """Name of a resolution group to all scenes' names and groups of that name."""
+    """Name of a resolution group to all scenes' names and groups of that name, by name of the scene."""
     found: dict[str, list[tuple[str, ResolutionGroup]]] = {}
-    for scene in scenes:
+    for scene in sorted(scenes, key=lambda scene: scene.id):
         for group in scene.groups:
             found.setdefault(group.name, []).append((scene.id, group))
     if not found:
@@ -191,23 +215,28 @@ def _tiles(group: ResolutionGroup) -> Iterator[Tile]:
 
 
 def sample_tile(task: SampleTask) -> Sample:
-    """Draw blocks without masked pixels from one tile, at any pixel offset, with replacement."""
+    """Draw blocks without masked pixels from one tile, at any pixel offset, each offset at most once."""
     pixels = task.group.read(task.tile)
     valid = valid_mask(pixels, task.group.nodata)
     stats = BandStats.from_pixels(pixels, valid)
     side = task.patch
     if min(pixels.shape[1:]) < side:
         return Sample(blocks=np.empty((0, len(pixels), side, side), pixels.dtype), stats=stats)
+    whole = _without_masked(np.asarray(valid.all(axis=0)), side)
     key = [zlib.crc32(task.scene_id.encode()), zlib.crc32(task.group.name.encode())]
     generator = np.random.default_rng([task.seed, *key, task.tile.row_off, task.tile.col_off])
-    whole = sliding_window_view(valid.all(axis=0), (side, side))
-    # Twice as many as needed, for some will touch pixels without data.
-    rows = generator.integers(0, whole.shape[0], 2 * task.blocks)
-    columns = generator.integers(0, whole.shape[1], 2 * task.blocks)
-    usable = np.flatnonzero(whole[rows, columns].all(axis=(1, 2)))[: task.blocks]
+    offsets = np.flatnonzero(whole)
+    chosen = generator.choice(offsets, min(task.blocks, len(offsets)), replace=False)
+    rows, columns = np.unravel_index(chosen, whole.shape)
     windows = sliding_window_view(pixels, (side, side), axis=(1, 2))
-    blocks = windows[:, rows[usable], columns[usable]].swapaxes(0, 1)
-    return Sample(blocks=np.ascontiguousarray(blocks), stats=stats)
+    return Sample(blocks=np.ascontiguousarray(windows[:, rows, columns].swapaxes(0, 1)), stats=stats)
+
+
+def _without_masked(valid: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
+    """Whether no pixel of the block that begins at (y, x) is masked; shape (height - side + 1, width - side + 1)."""
+    for axis in (0, 1):
+        valid = np.asarray(sliding_window_view(valid, side, axis=axis).all(axis=-1))
+    return valid
 
 
 def train_group(
@@ -227,6 +256,11 @@ def train_group(
         If the preset cannot learn from these blocks.
     """
     blocks = np.concatenate([sample.blocks for sample in samples])
+    if not len(blocks):
+        side = blocks.shape[-1]
+        raise SceneError(
+            f"Group {name}: no block of {side} × {side} pixels carries data in all bands; give other scenes"
+        )
     stats = BandStats.empty(len(bands))
     for sample in samples:
         stats = stats.merge(sample.stats)

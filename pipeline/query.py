@@ -1,20 +1,21 @@
 """Asking an archive: which scenes lie there, then, with these bands, at this quality. Reads no pixel."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import pandas as pd
+import rioxarray  # noqa: F401 - gives arrays their `.rio`
 import xarray as xr
 from rasterio.crs import CRS
 
 from harmonium.errors import UsageError
 from harmonium.models.quality import Quality, psnr
 from harmonium.pipeline.archive import Archive, ArchivedGroup, ArchivedScene
+from harmonium.pipeline.grid import Tile
 from harmonium.pipeline.scene_layout import COMPLETE
 from harmonium.pipeline.scene_metadata import require_time
-from harmonium.pipeline.windows import LONLAT, Bbox, check_bbox, overlap, to_lonlat, window_of
+from harmonium.pipeline.windows import LONLAT, Bbox, check_bbox, overlap, parse_crs, to_lonlat, window_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,14 +37,11 @@ class Hit:
     bbox: Bbox | None
     """Where it lies, in degrees; None without georeference."""
 
+    window: Tile | None
+    """The pixels that lie in the place that was asked for; None where no place was."""
+
     quality: Quality
     """What was measured when it was compressed, all its bands."""
-
-    window: Bbox | None
-    """The part that was asked for."""
-
-    window_crs: CRS
-    """CRS of `window`."""
 
     @property
     def psnr(self) -> float:
@@ -51,28 +49,34 @@ class Hit:
         count = self.quality.count.sum()
         return float(psnr(self.quality.squared_error.sum() / count, self.group.peak)) if count else float("nan")
 
-    def open(self, **options: Any) -> xr.DataArray | None:
-        """The pixels (band, y, x) that were asked for, lazily, or None where the place lies beside the picture.
-
-        The bbox of a scene is a little larger than the scene, which is why a scene can be a hit, and yet hold nothing.
-        Options are those of `ArchivedGroup.open`.
-        """
+    def open(self, **options: Any) -> xr.DataArray:
+        """The pixels (band, y, x) that were asked for, lazily; options are those of `ArchivedGroup.open`."""
         array = self.group.open(**options).sel(band=list(self.bands))
         if self.window is None:
             return array
-        _, height, width = array.shape
-        tile = window_of(self.window, self.window_crs, array.rio.crs, array.rio.transform(), height, width)
-        if tile is None:
-            return None
-        rows, columns = tile.slices
+        rows, columns = self.window.slices
         return array.isel(y=rows, x=columns)
+
+    def summary(self) -> dict[str, Any]:
+        """What is known of it, as JSON values: `pandas.DataFrame(hit.summary() for hit in hits)` makes a table."""
+        return {
+            "scene": self.scene.id,
+            "group": self.group.name,
+            "time": None if self.time is None else self.time.isoformat(),
+            "bbox": None if self.bbox is None else list(self.bbox),
+            "bands": list(self.bands),
+            "psnr_db": round(self.psnr, 3),
+            "bits_per_pixel": round(self.quality.bits_per_pixel, 4),
+            "bytes": self.quality.nbytes,
+            "path": f"{self.scene.url}/{self.group.path}",
+        }
 
 
 def query(
     archive: Archive,
     *,
     bbox: Bbox | None = None,
-    crs: CRS = LONLAT,
+    crs: CRS | str = LONLAT,
     time: str | None = None,
     bands: Sequence[str] = (),
     min_psnr: float | None = None,
@@ -84,10 +88,11 @@ def query(
     archive
         Where to look.
     bbox, crs
-        A place that they touch; west > east crosses 180°. Scenes without georeference are nowhere.
+        A place: (west, south, east, north); west > east crosses 180°. Groups of which it touches a pixel fit; scenes
+        without georeference lie nowhere.
     time
-        An interval `START/END` as STAC writes it, either end may be `..`; or one day or instant. Scenes without a time
-        fit no interval.
+        An interval `START/END` as STAC writes it, both included, either may be `..`; or one day or instant. UTC where
+        it names no zone. A day lasts until its end. Scenes without a time fit no interval.
     bands
         Bands that a group must have, all of them.
     min_psnr
@@ -96,58 +101,58 @@ def query(
     Raises
     ------
     UsageError
-        If bbox or time are not what they should be.
+        If bbox, CRS or time are not what they should be.
     """
-    place = None if bbox is None else to_lonlat(check_bbox(bbox, crs), crs)
+    crs = parse_crs(crs)
+    place = None if bbox is None else (check_bbox(bbox, crs), crs)
+    around = None if bbox is None else to_lonlat(bbox, crs)
     interval = None if time is None else parse_interval(time)
-    hits = []
+    hits: list[Hit] = []
     for scene in archive.values():
         if scene.state != COMPLETE:
             continue
-        item = scene.item
-        acquired = _time_of(item)
-        where = _bbox_of(item)
-        if place is not None and (where is None or not overlap(place, where)):
+        acquired, where = _time_of(scene.item), _bbox_of(scene.item)
+        if around is not None and (where is None or not overlap(around, where)):
             continue
         if interval is not None and (acquired is None or not interval[0] <= acquired <= interval[1]):
             continue
-        for group in scene.values():
-            if not set(bands) <= set(group.bands):
-                continue
-            hit = Hit(
-                scene=scene,
-                group=group,
-                bands=tuple(bands) or group.bands,
-                time=acquired,
-                bbox=where,
-                quality=group.quality(),
-                window=bbox,
-                window_crs=crs,
-            )
-            # NaN, of a scene without data, is no quality at all: it fits no demand.
-            if min_psnr is None or hit.psnr >= min_psnr:
-                hits.append(hit)
+        hits += _hits(scene, acquired, where, bands, place)
+    if min_psnr is not None:
+        # NaN, of a scene without data, is no quality at all: it fits no demand.
+        hits = [hit for hit in hits if hit.psnr >= min_psnr]
     unknown = datetime.max.replace(tzinfo=UTC)
     return sorted(hits, key=lambda hit: (hit.time or unknown, hit.scene.id))
 
 
-def table(hits: Sequence[Hit]) -> pd.DataFrame:
-    """Hits as a table, a row each."""
-    rows = [
-        {
-            "scene": hit.scene.id,
-            "group": hit.group.name,
-            "time": None if hit.time is None else hit.time.isoformat(),
-            "bbox": hit.bbox,
-            "bands": ",".join(hit.bands),
-            "psnr_db": hit.psnr,
-            "bits_per_pixel": hit.quality.bits_per_pixel,
-            "bytes": hit.quality.nbytes,
-        }
-        for hit in hits
-    ]
-    columns = ["scene", "group", "time", "bbox", "bands", "psnr_db", "bits_per_pixel", "bytes"]
-    return pd.DataFrame(rows, columns=columns)
+def _hits(
+    scene: ArchivedScene,
+    time: datetime | None,
+    where: Bbox | None,
+    bands: Sequence[str],
+    place: tuple[Bbox, CRS] | None,
+) -> Iterator[Hit]:
+    """Groups of a scene that have the bands, and pixels in the place."""
+    for group in scene.values():
+        if not set(bands) <= set(group.bands):
+            continue
+        window = None
+        # The bbox in degrees is a little larger than the scene.
+        if place is not None and (window := _window(group, *place)) is None:
+            continue
+        yield Hit(
+            scene=scene,
+            group=group,
+            bands=tuple(bands) or group.bands,
+            time=time,
+            bbox=where,
+            window=window,
+            quality=group.quality(),
+        )
+
+
+def _window(group: ArchivedGroup, bbox: Bbox, crs: CRS) -> Tile | None:
+    array = group.open(chunks=None)
+    return window_of(bbox, crs, array.rio.crs, array.rio.transform(), *array.shape[1:])
 
 
 def parse_interval(text: str) -> tuple[datetime, datetime]:

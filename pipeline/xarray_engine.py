@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import xarray as xr
 from xarray.backends import BackendEntrypoint
 
+from harmonium.errors import ArchiveError, UsageError
 from harmonium.pipeline.archive import open_archive
+from harmonium.pipeline.scene_layout import COMPLETE
 
 
 class HarmoniumEntrypoint(BackendEntrypoint):
@@ -25,12 +26,17 @@ class HarmoniumEntrypoint(BackendEntrypoint):
         mask_and_scale: bool = True,
     ) -> xr.Dataset:
         """See `xarray.open_dataset`."""
-        url, scene, group = _parts(str(filename_or_obj))
+        url, scene_id, group = _parts(os.fspath(filename_or_obj))
         archive = open_archive(url)
+        scene = archive[scene_id]
+        if scene.state != COMPLETE:
+            raise ArchiveError(
+                f"Scene {scene_id} is {scene.state}: run the same `harmonium compress` again to complete it"
+            )
         return xr.open_dataset(
             archive.url,
             engine="zarr",
-            group=archive[scene][group].path,
+            group=scene[group].path,
             consolidated=False,
             mask_and_scale=mask_and_scale,
             drop_variables=drop_variables,
@@ -43,8 +49,8 @@ class HarmoniumEntrypoint(BackendEntrypoint):
 
 def _parts(text: str) -> tuple[str, str, str]:
     """Archive, scene and group of a path ARCHIVE/scenes/SCENE/GROUP."""
-    parts = text.rstrip("/").split("/scenes/")
-    tail = parts[-1].split("/")
-    if len(parts) < 2 or len(tail) != 2:
-        raise ValueError(f"engine='harmonium' opens ARCHIVE/scenes/SCENE/GROUP, found {Path(text)}")
-    return "/scenes/".join(parts[:-1]), tail[0], tail[1]
+    url, _, tail = text.rstrip("/").rpartition("/scenes/")
+    scene, _, group = tail.partition("/")
+    if not url or not scene or not group or "/" in group:
+        raise UsageError(f"engine='harmonium' opens ARCHIVE/scenes/SCENE/GROUP, found {text}")
+    return url, scene, group

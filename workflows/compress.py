@@ -1,5 +1,6 @@
 """`harmonium compress`: scenes into an archive."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from harmonium.workflows.session import Bars, Output, Stopwatch
 
 
 def compress(
-    scenes: Sequence[Scene], url: Path | str, model: ModelFile, output: Output, *, cluster: str, workers: int | None
+    scenes: Sequence[Scene], url: str | Path, model: ModelFile, output: Output, *, cluster: str, workers: int | None
 ) -> bool:
     """Compress scenes and say what they became; True if every scene is complete.
 
@@ -45,7 +46,10 @@ class _Tally:
     """What has been done so far."""
 
     def __init__(self, scenes: Sequence[Scene], bars: Bars, watch: Stopwatch) -> None:
-        self._shards = sum(1 for scene in scenes for group in scene.groups for _ in grid_of(group).shards())
+        self._shards = {
+            scene.id: sum(math.prod(grid_of(group).shard_counts) for group in scene.groups) for scene in scenes
+        }
+        self._left = dict(self._shards)
         self._bars = bars
         self._watch = watch
         self._made = 0
@@ -57,18 +61,25 @@ class _Tally:
     def count(self, event: ShardDone | SceneFailed | SceneDone) -> None:
         if isinstance(event, SceneDone):
             self._done.append(event)
+            self._left[event.scene_id] = 0  # those that an earlier run made, too
         elif isinstance(event, SceneFailed):
             self.failed[event.scene_id] = str(event.error)
         else:
             self._made += 1
+            self._left[event.scene_id] -= 1
             self._pixel_bytes += event.pixel_bytes
             self._payload_bytes += event.quality.nbytes
             self._seconds["read"] += event.read_seconds
             self._seconds["codec"] += event.codec_seconds
             self._seconds["write"] += event.write_seconds
-            rate = self._pixel_bytes / 1e6 / self._watch.seconds
-            ratio = self._pixel_bytes / self._payload_bytes
-            self._bars.show("shards", self._made, self._shards, rate=f"{rate:.0f} MB/s  ratio {ratio:.1f}")
+        total = sum(self._shards.values())
+        self._bars.show("shards", total - sum(self._left.values()), total, rate=self._rate())
+
+    def _rate(self) -> str:
+        if not self._payload_bytes:
+            return ""
+        rate = self._pixel_bytes / 1e6 / self._watch.seconds
+        return f"{rate:.0f} MB/s  ratio {self._pixel_bytes / self._payload_bytes:.1f}"
 
     def document(self, archive: Archive) -> dict[str, Any]:
         return {

@@ -6,7 +6,7 @@ from pathlib import Path
 from harmonium.pipeline.archive import Archive
 from harmonium.pipeline.decompress import decompress as pipeline_decompress
 from harmonium.pipeline.grid import Tile
-from harmonium.pipeline.windows import Bbox, parse_crs
+from harmonium.pipeline.windows import Bbox
 from harmonium.workflows.session import Output, Stopwatch
 
 
@@ -18,7 +18,8 @@ def decompress(
     *,
     group: str | None,
     bands: Sequence[str],
-    bbox: tuple[Bbox, str] | None,
+    bbox: Bbox | None,
+    crs: str,
     window: tuple[int, int, int, int] | None,
 ) -> None:
     """Write the file and say what is in it."""
@@ -26,8 +27,7 @@ def decompress(
     tile = None
     if window is not None:
         tile = Tile(col_off=window[0], row_off=window[1], width=window[2], height=window[3])
-    place = None if bbox is None else (bbox[0], parse_crs(bbox[1]))
-    written = pipeline_decompress(archive[scene_id], out, group_name=group, bands=bands, bbox=place, window=tile)
+    written = pipeline_decompress(archive[scene_id], out, group=group, bands=bands, bbox=bbox, crs=crs, window=tile)
     document = {
         "file": str(out),
         "scene": scene_id,

@@ -14,6 +14,7 @@ from harmonium.pipeline.archive import ArchivedGroup, open_archive
 from harmonium.pipeline.grid import Tile
 from harmonium.pipeline.scene import Scene, open_scene
 from harmonium.pipeline.stats import valid_mask
+from harmonium.pipeline.windows import place_of
 from harmonium.workflows.compress import compress
 from harmonium.workflows.decompress import decompress
 from harmonium.workflows.fit import fit
@@ -51,7 +52,8 @@ def demo(out: Path, output: Output, *, workers: int | None, effort: float) -> No
         bits=None,
         effort=effort,
         peak=None,
-        bbox=((west, south, middle, north), scene.groups[0].crs.to_string()),  # type: ignore[union-attr]
+        bbox=(west, south, middle, north),
+        crs=scene.groups[0].crs.to_string(),  # type: ignore[union-attr]
         cluster="local",
         workers=workers,
     )
@@ -65,7 +67,9 @@ def demo(out: Path, output: Output, *, workers: int | None, effort: float) -> No
     output.say("4. decompress a window to a Cloud Optimized GeoTIFF")
     window = (1024, 512, 512, 512)
     archive = open_archive(archive_path)
-    decompress(archive, _SCENE, out / "window.tif", quiet, group=_GROUP, bands=(), bbox=None, window=window)
+    decompress(
+        archive, _SCENE, out / "window.tif", quiet, group=_GROUP, bands=(), bbox=None, crs="EPSG:4326", window=window
+    )
     output.say("5. measure the half that was not trained on, and JPEG 2000 beside it")
     report = _measure(scene, archive[_SCENE][_GROUP], pixels, middle)
     _draw(out / "demo.png", scene, pixels, report, window)
@@ -87,8 +91,8 @@ def _bounds(scene: Scene) -> tuple[float, float, float, float]:
     """West, south, east and north of the finest group, in its CRS."""
     group = scene.groups[0]
     _, height, width = group.shape
-    west, north = group.transform * (0, 0)
-    east, south = group.transform * (width, height)
+    west, north = place_of(group.transform, 0, 0)
+    east, south = place_of(group.transform, width, height)
     return west, south, east, north
 
 
@@ -154,8 +158,8 @@ def _text(report: dict[str, Any], out: Path) -> str:
     return "\n".join(
         [
             f"On the unseen half ({report['unseen']['width']} × {report['unseen']['height']} pixels, 4 bands of 10 m):",
-            f"  real-rbm   {report['psnr_all_bands_db']:.2f} dB at {report['bits_per_pixel']:.3f} bits per pixel and band"
-            f" (peak {report['peak']:g}; {bands})",
+            f"  real-rbm   {report['psnr_all_bands_db']:.2f} dB at {report['bits_per_pixel']:.3f} bits per pixel and "
+            f"band (peak {report['peak']:g}; {bands})",
             f"  JPEG 2000  {peer['psnr_all_bands_db']:.2f} dB at {peer['bits_per_pixel']:.3f} bits per pixel and band",
             f"model      {out / 'west.harmonium'}",
             f"archive    {out / 'archive.zarr'}",

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from harmonium.models.model_file import ModelFile
+from harmonium.models.model_file import GroupModel
 from harmonium.pipeline.archive import Archive, ArchivedScene
 from harmonium.pipeline.model_sources import load_file
 from harmonium.pipeline.scene_layout import COMPLETE
@@ -45,7 +45,7 @@ def info(archive: Archive, scene_id: str | None, output: Output) -> None:
 
 def info_model(path: Path, output: Output) -> None:
     """Describe a model file."""
-    model: ModelFile = load_file(path)
+    model = load_file(path)
     document = {
         "model": str(path),
         "sha256": model.sha256,
@@ -64,13 +64,21 @@ def info_model(path: Path, output: Output) -> None:
         },
     }
     lines = [f"{path}  {len(model.data)} bytes  sha256 {model.sha256}"]
-    for name, group in document["groups"].items():  # type: ignore[attr-defined]
-        held_out = group["training"]["held_out"]
-        lines.append(
-            f"  {name}: {group['preset']} for {', '.join(group['bands'])} ({group['dtype']}), {group['code_units']} code "
-            f"units, {group['prior']}; {held_out['psnr_db']:.2f} dB at {held_out['bits_per_pixel']:.3f} bits per pixel"
-        )
+    lines += [
+        f"  {name}: {group.preset} for {', '.join(group.bands)} ({group.codec.radiometry.dtype}), "
+        f"{len(group.codec.transform.states)} code units, {group.codec.prior.kind}; {held_out_text(group)}"
+        for name, group in model.groups.items()
+    ]
     output.result(document, "\n".join(lines))
+
+
+def held_out_text(group: GroupModel) -> str:
+    """What a model gave on blocks that were held out; a model file may say anything there, or nothing."""
+    held_out = group.training.get("held_out")
+    found = [held_out.get(key) for key in ("psnr_db", "bits_per_pixel")] if isinstance(held_out, dict) else []
+    if not found or not all(isinstance(value, int | float) for value in found):
+        return "quality not told"
+    return f"{found[0]:.2f} dB at {found[1]:.3f} bits per pixel and band"
 
 
 def scene_document(scene: ArchivedScene) -> dict[str, Any]:
@@ -108,8 +116,9 @@ def scene_text(document: dict[str, Any], *, long: bool = False) -> str:
         bands, height, width = group["shape"]
         ratio = group["pixel_bytes"] / group["bytes"]
         lines.append(
-            f"  {name}: {bands} × {height} × {width} {group['dtype']}, {group['bytes'] / 1e6:.3f} MB, ratio {ratio:.1f}, "
-            f"{_decimals(group['bits_per_pixel'])} bits per pixel and band, PSNR {_psnr(group['psnr_db'])} dB"
+            f"  {name}: {bands} × {height} × {width} {group['dtype']}, {group['bytes'] / 1e6:.3f} MB, "
+            f"ratio {ratio:.1f}, {decimals(group['bits_per_pixel'], 3)} bits per pixel and band, "
+            f"PSNR {_psnr(group['psnr_db'])} dB"
         )
         if long:
             for band, psnr, largest in zip(group["bands"], group["psnr_db"], group["max_error"], strict=True):
@@ -117,8 +126,9 @@ def scene_text(document: dict[str, Any], *, long: bool = False) -> str:
     return "\n".join(lines)
 
 
-def _decimals(value: float) -> str:
-    return "no" if math.isnan(value) else f"{value:.3f}"
+def decimals(value: float, count: int) -> str:
+    """A number for people, who are told `no` where there is none."""
+    return "no" if math.isnan(value) else f"{value:.{count}f}"
 
 
 def _psnr(values: list[float]) -> str:

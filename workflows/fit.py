@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from harmonium.errors import SceneError, UsageError
+from harmonium.errors import UsageError
 from harmonium.models import presets
 from harmonium.models.model_file import ModelFile
-from harmonium.models.presets import FitOptions
 from harmonium.pipeline import fit as pipeline_fit
 from harmonium.pipeline.cluster import connect
 from harmonium.pipeline.scene import Scene
-from harmonium.pipeline.windows import Bbox, parse_crs
+from harmonium.pipeline.windows import Bbox
+from harmonium.workflows.describe import held_out_text
 from harmonium.workflows.session import Output, Stopwatch
 
 
@@ -25,7 +24,8 @@ def fit(
     bits: float | None,
     effort: float,
     peak: float | None,
-    bbox: tuple[Bbox, str] | None,
+    bbox: Bbox | None,
+    crs: str,
     cluster: str,
     workers: int | None,
 ) -> ModelFile:
@@ -34,21 +34,20 @@ def fit(
     Raises
     ------
     UsageError
-        If an option is out of range, or the output cannot be written.
+        If an option is out of range, or the output has no folder to lie in.
     SceneError
         If the scenes cannot be learned from together.
+    OSError
+        If the output cannot be written.
     """
     watch = Stopwatch()
-    if not out.absolute().parent.is_dir():
-        raise UsageError(f"The folder {out.absolute().parent} does not exist; make it first")
-    try:
-        presets.get(preset)
-        options = FitOptions(seed=seed, bits=bits, effort=effort, peak=peak)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise UsageError(f"{out} cannot be written: it is a folder, or lies in none; choose another path with --out")
+    options = pipeline_fit.fit_options(seed=seed, bits=bits, effort=effort, peak=peak)
+    if preset not in presets.names():
+        raise UsageError(f"Unknown preset {preset!r}; known are {', '.join(presets.names())}")
     if bbox is not None:
-        place, crs = bbox
-        scenes = [pipeline_fit.clip(scene, place, parse_crs(crs)) for scene in scenes]
+        scenes = [pipeline_fit.clip(scene, bbox, crs) for scene in scenes]
     with connect(cluster, workers) as executor, output.progress(("loss",)) as bars:
         output.say(f"fitting {preset} to {len(scenes)} scene(s) on {executor.description}")
 
@@ -57,9 +56,16 @@ def fit(
 
         model = pipeline_fit.fit(scenes, preset, options, executor, listen)
     _write(out, model)
-    document = {"model": str(out), "sha256": model.sha256, "bytes": len(model.data), "seconds": watch.seconds}
-    document["groups"] = {name: group.training["held_out"] for name, group in model.groups.items()}
-    output.result(document, _text(document))
+    document = {
+        "model": str(out),
+        "sha256": model.sha256,
+        "bytes": len(model.data),
+        "seconds": watch.seconds,
+        "groups": {name: group.training.get("held_out") for name, group in model.groups.items()},
+    }
+    lines = [f"{out}  {len(model.data)} bytes  sha256 {model.sha256[:12]}"]
+    lines += [f"  {name}: {held_out_text(group)}, on blocks held out" for name, group in model.groups.items()]
+    output.result(document, "\n".join([*lines, f"fitted in {watch.seconds:.0f} s"]))
     return model
 
 
@@ -68,15 +74,5 @@ def _write(out: Path, model: ModelFile) -> None:
     try:
         partial.write_bytes(model.data)
         partial.replace(out)
-    except OSError as error:
+    finally:
         partial.unlink(missing_ok=True)
-        raise SceneError(f"{out} cannot be written: {error}") from error
-
-
-def _text(document: dict[str, Any]) -> str:
-    lines = [f"{document['model']}  {document['bytes']} bytes  sha256 {document['sha256'][:12]}"]
-    for name, held_out in document["groups"].items():
-        bits, psnr = held_out["bits_per_pixel"], held_out["psnr_db"]
-        lines.append(f"  {name}: {psnr:.2f} dB at {bits:.3f} bits per pixel and band, on blocks held out")
-    lines.append(f"fitted in {document['seconds']:.0f} s")
-    return "\n".join(lines)

@@ -9,7 +9,8 @@ from rich.table import Table
 from harmonium.pipeline.archive import Archive
 from harmonium.pipeline.query import Hit
 from harmonium.pipeline.query import query as pipeline_query
-from harmonium.pipeline.windows import Bbox, parse_crs
+from harmonium.pipeline.windows import Bbox
+from harmonium.workflows.describe import decimals
 from harmonium.workflows.session import Output
 
 
@@ -24,24 +25,10 @@ def query(
     min_psnr: float | None,
 ) -> list[Hit]:
     """Print the groups that fit, and return them."""
-    hits = pipeline_query(archive, bbox=bbox, crs=parse_crs(crs), time=time, bands=bands, min_psnr=min_psnr)
-    documents = [_document(hit) for hit in hits]
+    hits = pipeline_query(archive, bbox=bbox, crs=crs, time=time, bands=bands, min_psnr=min_psnr)
+    documents = [hit.summary() for hit in hits]
     output.result(documents, _table(documents) if documents else "no scene fits")
     return hits
-
-
-def _document(hit: Hit) -> dict[str, Any]:
-    return {
-        "scene": hit.scene.id,
-        "group": hit.group.name,
-        "time": None if hit.time is None else hit.time.isoformat(),
-        "bbox": None if hit.bbox is None else list(hit.bbox),
-        "bands": list(hit.bands),
-        "psnr_db": round(hit.psnr, 3),
-        "bits_per_pixel": round(hit.quality.bits_per_pixel, 4),
-        "bytes": hit.quality.nbytes,
-        "path": f"{hit.scene.url}/{hit.group.path}",
-    }
 
 
 def _table(documents: Sequence[dict[str, Any]]) -> str:
@@ -56,8 +43,8 @@ def _table(documents: Sequence[dict[str, Any]]) -> str:
             each["time"] or "-",
             box,
             ",".join(each["bands"]),
-            f"{each['psnr_db']:.2f}",
-            f"{each['bits_per_pixel']:.3f}",
+            decimals(each["psnr_db"], 2),
+            decimals(each["bits_per_pixel"], 3),
             f"{each['bytes'] / 1e6:.3f}",
         )
     console = Console(width=1000, color_system=None)

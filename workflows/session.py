@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -23,8 +23,9 @@ from rich.progress import (
 )
 
 from harmonium.errors import UsageError
-from harmonium.pipeline.compress import with_groups
-from harmonium.pipeline.scene import GeoreferenceWarning, Scene, open_scene
+
+if TYPE_CHECKING:
+    from harmonium.pipeline.scene import Scene
 
 
 @dataclass(slots=True)
@@ -76,10 +77,10 @@ class Bars:
     """Progress bars by name."""
 
     _bars: Progress
-    _fields: dict[str, str]
+    _fields: dict[str, Any]
     _ids: dict[str, TaskID] = field(default_factory=dict)
 
-    def show(self, name: str, done: int, total: int, **fields: str) -> None:
+    def show(self, name: str, done: int, total: int, **fields: Any) -> None:
         """Set a bar, making it the first time."""
         if name not in self._ids:
             self._ids[name] = self._bars.add_task(name, total=total, **self._fields)
@@ -87,14 +88,14 @@ class Bars:
 
 
 def open_scenes(
-    paths: Sequence[Path],
+    paths: Sequence[str],
     output: Output,
     *,
     together: bool,
     groups: Sequence[str],
     time: str | None,
     scene_id: str | None,
-) -> list[Scene]:
+) -> "list[Scene]":
     """Open the scenes that a command names: one for each path, or all files `together` as one.
 
     Raises
@@ -104,14 +105,19 @@ def open_scenes(
     SceneError
         If a scene cannot be opened.
     """
+    # Half of the commands open no scene: they, and --help, need not wait for these imports.
+    from harmonium.pipeline.compress import with_groups
+    from harmonium.pipeline.scene import GeoreferenceWarning, open_scene
+    from harmonium.pipeline.scene_files import is_remote
+
     # Workers may have another working directory.
-    absolute = [path.absolute() for path in paths]
-    sources = [tuple(absolute)] if together else [(path,) for path in absolute]
-    if len(sources) > 1 and scene_id is not None:
-        raise UsageError("--id names one scene; give one scene, or its files with --together")
+    absolute = [path if is_remote(path) else str(Path(path).absolute()) for path in paths]
+    sources = [absolute] if together else [[path] for path in absolute]
+    if len(sources) > 1 and (scene_id, time) != (None, None):
+        raise UsageError("--id and --time tell of one scene; give one scene, or its files with --together")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", GeoreferenceWarning)
-        scenes = [open_scene(list(source), time=time, scene_id=scene_id) for source in sources]
+        scenes = [open_scene(source, time=time, scene_id=scene_id) for source in sources]
     for warning in caught:
         output.console.print(f"warning: {warning.message}", markup=False)
     return [with_groups(scene, groups) for scene in scenes]
