@@ -15,7 +15,11 @@ from hypothesis import HealthCheck, settings
 from rasterio.errors import NotGeoreferencedWarning
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
+
+    from harmonium.pipeline.scene import Scene
 
 settings.register_profile("dev", max_examples=30, deadline=None)
 settings.register_profile(
@@ -78,3 +82,56 @@ def _write_geotiff(path: Path, array: NDArray[Any], **profile: Any) -> Path:
             for name, value in extras.items():
                 setattr(target, name, value)
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_foreign_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests neither read nor write the models of whoever runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("HARMONIUM_MODELS", raising=False)
+        yield
+
+
+@pytest.fixture
+def fresh_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A process that knows no model, with an empty cache."""
+    from harmonium.pipeline import model_sources
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model_sources.forget()
+    yield
+    model_sources.forget()
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Archives made in this process have chunks of 64 pixels, 2 x 2 of them in a shard."""
+    from harmonium.pipeline import scene_layout
+    from harmonium.pipeline.grid import TileGrid
+    from harmonium.pipeline.resolution_group import ResolutionGroup
+
+    def grid_of(group: ResolutionGroup) -> TileGrid:
+        return TileGrid.for_shape(*group.shape[1:], chunk=64, shard=2)
+
+    monkeypatch.setattr(scene_layout, "grid_of", grid_of)
+
+
+class MakeScene(Protocol):
+    def __call__(self, array: NDArray[Any], scene_id: str = "here", **profile: Any) -> Scene: ...
+
+
+@pytest.fixture
+def make_scene(tmp_path: Path) -> MakeScene:
+    """A scene of an array (band, y, x), its bands called B01, B02, ..., at 10 m unless the profile says otherwise."""
+    from harmonium.pipeline.scene import GeoreferenceWarning, open_scene
+
+    def make(array: NDArray[Any], scene_id: str = "here", **profile: Any) -> Scene:
+        names = tuple(f"B{band + 1:02}" for band in range(len(array)))
+        path = tmp_path / "originals" / f"{scene_id}.tif"
+        _write_geotiff(path, array, **{"descriptions": names, **profile})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", GeoreferenceWarning)
+            return open_scene(path, scene_id=scene_id)
+
+    return make

@@ -1,0 +1,86 @@
+"""Small archives, made in this process by models that are put together by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harmonium.models import model_file
+from harmonium.models.model_file import GroupModel, ModelFile
+from harmonium.pipeline import compress as pipeline_compress
+from harmonium.pipeline.archive import Archive, create_archive
+from harmonium.pipeline.cluster import Executor, InProcess
+from harmonium.pipeline.compress import SceneDone, SceneFailed, ShardDone
+from harmonium.pipeline.scene import Scene
+
+from .tiny_models import by_hand, smooth_pixels
+
+Event = ShardDone | SceneFailed | SceneDone
+
+
+@cache
+def hand_made(bands: int = 2, dtype: str = "uint16", resolution: float | None = 10.0, group: str = "r10m") -> ModelFile:
+    """A model for bands B01, B02, ... in one group."""
+    return model_file.make(
+        {
+            group: GroupModel(
+                preset="real-rbm",
+                bands=tuple(f"B{band + 1:02}" for band in range(bands)),
+                resolution=resolution,
+                codec=by_hand(bands, dtype),
+                training={"held_out": {"psnr_db": 30.0, "bits_per_pixel": 0.5}},
+            )
+        }
+    )
+
+
+def pixels(shape: tuple[int, int, int], dtype: str = "uint16", seed: int = 0, hole: int | None = None) -> NDArray[Any]:
+    """Smooth pixels (band, y, x); with a `hole` value in a corner, whose edge cuts through cells."""
+    made = smooth_pixels(shape, dtype, seed)
+    if hole is not None:
+        made[:, : shape[1] // 3, : shape[2] // 3] = hole
+    return made
+
+
+def compress(
+    url: Path | str, scenes: Sequence[Scene], model: ModelFile, executor: Executor | None = None
+) -> tuple[Archive, list[Event]]:
+    """What `harmonium compress` does, and what it reports."""
+    pipeline_compress.check_scenes(scenes, model)
+    archive = create_archive(url)
+    pipeline_compress.check_archive(archive, scenes, model)
+    return archive, list(pipeline_compress.compress(archive, scenes, model, executor or InProcess()))
+
+
+def shards_made(events: Sequence[Event]) -> int:
+    return sum(isinstance(event, ShardDone) for event in events)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder with its bytes."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def shard_files(archive: Path) -> list[Path]:
+    """Every shard of every image."""
+    return sorted(path for path in archive.glob("scenes/*/*/image/c/**/*") if path.is_file())
+
+
+def decoded_in_one_piece(model: ModelFile, scene_pixels: NDArray[Any], chunk: int, fill: float) -> NDArray[Any]:
+    """What a scene decodes to, chunk by chunk without Zarr, archive or Dask."""
+    codec = next(iter(model.groups.values())).codec
+    bands, height, width = scene_pixels.shape
+    decoded = np.empty_like(scene_pixels)
+    for row in range(0, height, chunk):
+        for column in range(0, width, chunk):
+            piece = scene_pixels[:, row : row + chunk, column : column + chunk]
+            padded = np.full((bands, chunk, chunk), fill, scene_pixels.dtype)
+            padded[:, : piece.shape[1], : piece.shape[2]] = piece
+            back = codec.compress(padded, fill).decoded
+            decoded[:, row : row + chunk, column : column + chunk] = back[:, : piece.shape[1], : piece.shape[2]]
+    return decoded
