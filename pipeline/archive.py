@@ -76,8 +76,9 @@ class ArchivedGroup:
     @property
     def codes(self) -> xr.DataArray:
         """Integer codes (unit, cell_y, cell_x), lazily: chunks in which no pixel carries data give zeros."""
-        array = views.codes(self.image)
-        return xr.DataArray(da.from_zarr(array), dims=("unit", "cell_y", "cell_x"), name="codes")  # type: ignore[no-untyped-call]
+        lazy = views.LazyCodes(self.image)
+        array = da.from_array(lazy, chunks=lazy.view.shards)  # type: ignore[no-untyped-call]
+        return xr.DataArray(array, dims=("unit", "cell_y", "cell_x"), name="codes")
 
     def open(self, *, chunks: Any = "auto", decode: bool = False) -> xr.DataArray:
         """The pixels (band, y, x), lazily, with CRS, coordinates and attributes.

@@ -11,10 +11,12 @@ Zarr array with metadata of its own over the same stored objects: nothing is sto
 import asyncio
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 from zarr.abc.codec import ArrayBytesCodec
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.array_spec import ArraySpec
@@ -142,6 +144,40 @@ def codes(image: zarr.Array[Any]) -> zarr.Array[Any]:
         data_type="uint8" if widest <= 1 << 8 else "uint16" if widest <= 1 << 16 else "uint32",
         fill_value=0,
     )
+
+
+@dataclass(frozen=True)
+class LazyCodes:
+    """The codes of an image for Dask. Its pickle is the image's, which any process opens; a view's own is not."""
+
+    image: zarr.Array[Any]
+    """The image (band, y, x)."""
+
+    @cached_property
+    def view(self) -> zarr.Array[Any]:
+        """Its codes (unit, cell_y, cell_x)."""
+        return codes(self.image)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(units, cell rows, cell columns)."""
+        return self.view.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Unsigned integers."""
+        return self.view.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Three."""
+        return self.view.ndim
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        return np.asarray(self.view[key])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.image,)
 
 
 def serializer_of(image: zarr.Array[Any]) -> HarmoniumCodec:
