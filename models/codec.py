@@ -107,7 +107,7 @@ class Codec:
             )
         classes = classify(pixels, fill)
         valid = np.ones(pixels.shape, np.bool_) if classes is None else classes == 0
-        mode, codes = self._encode(pixels, valid, masked=classes is not None)
+        mode, codes = self._encode(pixels, valid, classes)
         mask, planes = pack_mask(classes)
         nbytes = packed_size(bands, mask, codes)
         decoded = self._reconstruct(mode, codes, pixels.shape, classes, fill)
@@ -158,7 +158,7 @@ class Codec:
         rows, columns = cell_grid(*payload.shape[1:])
         if payload.mode is not Mode.LEARNED:
             return np.zeros((len(self.transform.states), rows, columns), np.int32)
-        return self.prior.decode(payload.codes, rows * columns).reshape(-1, rows, columns)
+        return self._decode_codes(payload.codes, rows, columns, unpack_mask(payload))
 
     def _unpack(self, data: bytes, shape: tuple[int, int, int] | None) -> Payload:
         payload = unpack(data)
@@ -175,16 +175,29 @@ class Codec:
             )
         return payload
 
-    def _encode(self, pixels: Pixels, valid: NDArray[np.bool_], *, masked: bool) -> tuple[Mode, bytes]:
-        if masked and not valid.any():
+    def _encode(
+        self, pixels: Pixels, valid: NDArray[np.bool_], classes: NDArray[np.uint8] | None
+    ) -> tuple[Mode, bytes]:
+        if classes is not None and not valid.any():
             return Mode.EMPTY, b""
         if (constant := _constant_bands(pixels, valid)) is not None:
             return Mode.CONSTANT, constant.astype("<f8").tobytes()
         values = self.radiometry.normalise(pixels)
-        if masked:
+        if classes is not None:
             values = _fill_smoothly(values, torch.from_numpy(valid))
-        codes = self.transform.encode(values)
-        return Mode.LEARNED, self.prior.encode(codes.reshape(len(codes), -1).numpy())
+        codes = self.transform.encode(values).flatten(1).numpy()
+        return Mode.LEARNED, self.prior.encode(codes if classes is None else codes[:, _occupied(classes)])
+
+    def _decode_codes(
+        self, data: bytes, rows: int, columns: int, classes: NDArray[np.uint8] | None
+    ) -> NDArray[np.int32]:
+        """Codes (units, cell_rows, cell_columns): those of cells without data are not stored, and 0."""
+        if classes is None:
+            return self.prior.decode(data, rows * columns).reshape(-1, rows, columns)
+        occupied = _occupied(classes)
+        codes = np.zeros((len(self.transform.states), rows * columns), np.int32)
+        codes[:, occupied] = self.prior.decode(data, int(np.count_nonzero(occupied)))
+        return codes.reshape(-1, rows, columns)
 
     def _reconstruct(
         self, mode: Mode, codes: bytes, shape: tuple[int, ...], classes: NDArray[np.uint8] | None, fill: float
@@ -193,7 +206,7 @@ class Codec:
         dtype = np.dtype(self.radiometry.dtype)
         if mode is Mode.LEARNED:
             rows, columns = cell_grid(height, width)
-            states = torch.from_numpy(self.prior.decode(codes, rows * columns)).reshape(-1, rows, columns)
+            states = torch.from_numpy(self._decode_codes(codes, rows, columns, classes))
             pixels = self.radiometry.restore(self.transform.decode(states, height, width))
         else:
             expected = bands * 8 if mode is Mode.CONSTANT else 0
@@ -222,6 +235,16 @@ def _constant_bands(pixels: Pixels, valid: NDArray[np.bool_]) -> NDArray[np.floa
                 return None
             constants[band] = inside[0]
     return constants
+
+
+def _occupied(classes: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which cells, row-major over the grid, hold a pixel that carries data in some band."""
+    height, width = classes.shape[1:]
+    rows, columns = cell_grid(height, width)
+    valid = np.zeros((rows * CELL, columns * CELL), np.bool_)
+    valid[:height, :width] = (classes == 0).any(axis=0)
+    occupied: NDArray[np.bool_] = valid.reshape(rows, CELL, columns, CELL).any(axis=(1, 3)).reshape(-1)
+    return occupied
 
 
 def _fill_smoothly(values: Tensor, valid: Tensor) -> Tensor:

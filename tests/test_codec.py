@@ -392,3 +392,16 @@ def test_golden_payloads_are_read(name: str) -> None:
         np.testing.assert_array_equal(decoded[:, untouched], expected[:, untouched])
     else:
         np.testing.assert_array_equal(decoded, expected)
+
+
+def test_cells_without_data_cost_no_code() -> None:
+    codec = fitted_codec("binary-rbm", "uint8", 2)
+    pixels = smooth_pixels((2, 64, 64), "uint8")
+    pixels[:, 16:] = 0  # two rows of eight cells stay, in both bands
+    pixels[0, 40, 40] = 9  # and one cell that one band alone fills
+    payload = unpack(codec.compress(pixels, 0).payload)
+    bits = sum((states - 1).bit_length() for states in codec.transform.states)
+    assert len(payload.codes) == -(-bits * 17 // 8)
+    codes = codec.codes(payload.pack())
+    assert not codes[:, 2:5].any()
+    assert codes[:, :2].any()
