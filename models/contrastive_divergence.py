@@ -9,75 +9,31 @@ are *sums* with a count, so that they can be merged over the parts of a batch in
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from harmonium.models.rbm import RBM
+from harmonium.models.energy_model import ChainModel, update
+from harmonium.models.energy_model import Statistics as Statistics
+from harmonium.models.energy_model import set_gradient as set_gradient
+from harmonium.models.rbm import RBM, RestrictedMachine
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Statistics:
-    """Sums of -∂E/∂θ over `count` states, for every parameter θ of an RBM by its name."""
-
-    count: int
-    """Number of states that were summed."""
-
-    sums: dict[str, Tensor]
-    """Parameter name (as in `RBM.named_parameters`) to a tensor of that parameter's shape."""
-
-    def merge(self, other: Self) -> Self:
-        """Statistics of both batches together."""
-        sums = {name: value + other.sums[name] for name, value in self.sums.items()}
-        return type(self)(count=self.count + other.count, sums=sums)
+def statistics(rbm: RestrictedMachine, v: Tensor) -> Statistics:
+    """See `RestrictedMachine.statistics`."""
+    return rbm.statistics(v)
 
 
 @torch.no_grad()
-def statistics(rbm: RBM, v: Tensor) -> Statistics:
-    """Sums of -∂E/∂θ over a batch v (batch, visible), the hidden layer replaced by its conditional mean.
-
-    Exact for every kind of hidden unit whose parameters meet its state linearly, which Bernoulli, rectified and
-    limited-state units do: the mean of the statistic is then the statistic of the mean.
-
-    Raises
-    ------
-    ValueError
-        If the hidden units are of another kind.
-    """
-    if set(rbm.hidden_parameters) != {"bias"}:
-        raise ValueError(
-            f"Hidden units must have a bias and nothing else to learn, got {type(rbm.hidden).__name__} with "
-            f"{', '.join(rbm.hidden_parameters)}; take Bernoulli, RectifiedGaussian or LimitedState"
-        )
-    h = rbm.mean_hidden(v)
-    coupled_h = rbm.hidden.coupled(h, rbm.hidden_parameters)
-    to_visible = coupled_h @ rbm.weight.T
-    sums = {"weight": rbm.visible.coupled(v, rbm.visible_parameters).T @ coupled_h}
-    for name, value in rbm.visible.statistics(v, to_visible, rbm.visible_parameters).items():
-        sums[f"visible_parameters.{name}"] = value
-    for name, value in rbm.hidden.statistics(h, torch.zeros_like(h), rbm.hidden_parameters).items():
-        sums[f"hidden_parameters.{name}"] = value
-    return Statistics(count=len(v), sums=sums)
-
-
-@torch.no_grad()
-def negative_particles(rbm: RBM, v: Tensor, k: int, generator: torch.Generator) -> Tensor:
+def negative_particles(model: ChainModel, v: Tensor, k: int, generator: torch.Generator) -> Tensor:
     """States (batch, visible) after k Gibbs steps from v.
 
     All are draws: means in place of the last ones would lack the conditional variance, and a Gaussian layer trained on
     them would let its own variance grow without end.
     """
     for _ in range(k):
-        v = rbm.gibbs_step(v, generator)
+        v = model.gibbs_step(v, generator)
     return v
-
-
-@torch.no_grad()
-def set_gradient(rbm: RBM, positive: Statistics, negative: Statistics) -> None:
-    """Store in every parameter's `.grad` the descent direction of -log p: negative minus positive phase."""
-    for name, parameter in rbm.named_parameters():
-        parameter.grad = negative.sums[name] / negative.count - positive.sums[name] / positive.count
 
 
 def has_finite_gradient(module: nn.Module) -> bool:
@@ -113,7 +69,9 @@ class Schedule:
             raise ValueError(f"A schedule needs steps >= 0, batch >= 1, k >= 1 and learning_rate > 0, got {self}")
 
 
-def train(rbm: RBM, batches: Iterable[Tensor], schedule: Schedule, generator: torch.Generator) -> Iterator[float]:
+def train(
+    rbm: RBM, batches: Iterable[Tensor], schedule: Schedule, generator: torch.Generator, layer: str = "the machine"
+) -> Iterator[float]:
     """Train `rbm` in place by CD-k, yielding each step's mean squared difference between data and particles.
 
     Parameters
@@ -126,11 +84,14 @@ def train(rbm: RBM, batches: Iterable[Tensor], schedule: Schedule, generator: to
         How long and how fast.
     generator
         Source of all randomness, on the parameters' device.
+    layer
+        What errors call this machine.
 
     Raises
     ------
     FloatingPointError
-        As soon as a batch, its reconstruction or a gradient is not finite; the parameters are those before that step.
+        As soon as a batch, its reconstruction, a gradient or a parameter is not finite; the parameters are those before
+        that step.
     """
     others = [parameter for name, parameter in rbm.named_parameters() if name != "weight"]
     # Momentum and decoupled weight decay with a step size per parameter: in satellite pixels the leading component has
@@ -147,13 +108,13 @@ def train(rbm: RBM, batches: Iterable[Tensor], schedule: Schedule, generator: to
         particles = negative_particles(rbm, v, schedule.k, generator)
         error = float((particles - v).square().mean())
         set_gradient(rbm, statistics(rbm, v), statistics(rbm, particles))
-        if not math.isfinite(error) or not has_finite_gradient(rbm):
+        if not math.isfinite(error):
             raise FloatingPointError(
-                f"Contrastive divergence left the finite numbers at step {step} of {schedule.steps}; "
+                f"The particles of {layer} left the finite numbers at step {step} of {schedule.steps}; "
                 f"lower the learning rate (now {schedule.learning_rate})"
             )
         rate = schedule.learning_rate * 0.5 * (1 + math.cos(math.pi * step / schedule.steps))
         for group in optimiser.param_groups:
             group["lr"] = rate
-        optimiser.step()
+        update(rbm, optimiser, step, layer)
         yield error

@@ -5,19 +5,25 @@ r"""The restricted Boltzmann machine.
         visible  v  o   o   o        p(v)    is proportional to exp(-F(v))
 
 No unit is connected to a unit of its own layer, so each layer is conditionally independent given the other (Smolensky
-1986; Hinton 2002). What a unit is, is said by `harmonium.models.units`.
+1986; Hinton 2002). What a unit is, is said by `harmonium.models.units`; how the two layers are connected, by the
+subclass of `RestrictedMachine`: by a matrix (`RBM`), by filters (`harmonium.models.convolutional_rbm`), or by a weight
+tensor in factors (`harmonium.models.tensor_rbm`).
+
+At an inverse temperature β the biases and the weights count β times (see `harmonium.models.energy_model`).
 """
 
+from abc import ABC, abstractmethod
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from harmonium.models.units import Units
+from harmonium.models.energy_model import Statistics
+from harmonium.models.units import Parameters, Units
 
 
-class RBM(nn.Module):
-    """A restricted Boltzmann machine between two layers of units of any kind.
+class RestrictedMachine(nn.Module, ABC):
+    """Two layers of units of any kind, connected to each other and not within.
 
     Parameters
     ----------
@@ -26,17 +32,156 @@ class RBM(nn.Module):
 
     Notes
     -----
-    `weight` is (visible, hidden), zero until `initialise` or a caller fills it. All methods take and give tensors with
-    the batch first, on the parameters' device and in their dtype; randomness comes from the generator handed in.
+    All methods take and give tensors with the batch first, on the parameters' device and in their dtype; randomness
+    comes from the generator handed in. `beta` is an inverse temperature for each sample, (batch,); None means 1.
+
+    A subclass says how the layers are connected (`_up`, `_down`, `_weight_statistics`), and may arrange states in
+    another way than its units do, which want theirs (batch, ..., size).
     """
 
     def __init__(self, visible: Units, hidden: Units) -> None:
         super().__init__()
         self.visible = visible
         self.hidden = hidden
-        self.weight = nn.Parameter(torch.zeros(visible.size, hidden.size))
-        self.visible_parameters = nn.ParameterDict(visible.initial_parameters())
-        self.hidden_parameters = nn.ParameterDict(hidden.initial_parameters())
+        self.visible_parameters = _layer_parameters(visible)
+        self.hidden_parameters = _layer_parameters(hidden)
+
+    @abstractmethod
+    def _up(self, s: Tensor) -> Tensor:
+        """Wᵀ s(v), the input of the hidden units."""
+
+    @abstractmethod
+    def _down(self, s: Tensor) -> Tensor:
+        """W s(h), the input of the visible units."""
+
+    @abstractmethod
+    def _weight_statistics(self, v: Tensor, h: Tensor) -> dict[str, Tensor]:
+        """Sums over the batch of ∂(vᵀ W h)/∂θ for the parameters θ of W; v and h are sufficient statistics."""
+
+    def _visible_in(self, v: Tensor) -> Tensor:
+        """Visible states as their units want them, after a check of shape and dtype."""
+        return _checked(v, "visible", self.visible, self.visible_parameters)
+
+    def _visible_out(self, v: Tensor) -> Tensor:
+        return v
+
+    def _hidden_in(self, h: Tensor) -> Tensor:
+        return _checked(h, "hidden", self.hidden, self.hidden_parameters)
+
+    def _hidden_out(self, h: Tensor) -> Tensor:
+        return h
+
+    def _total(self, energy: Tensor) -> Tensor:
+        """Energies (batch,) from the units' own, which have one for each place where the units are repeated."""
+        return energy
+
+    def _to_hidden(self, v: Tensor) -> Tensor:
+        return self._up(self.visible.coupled(v, self.visible_parameters))
+
+    def _to_visible(self, h: Tensor) -> Tensor:
+        return self._down(self.hidden.coupled(h, self.hidden_parameters))
+
+    def energy(self, v: Tensor, h: Tensor) -> Tensor:
+        """E(v, h), (batch,); v (batch, visible), h (batch, hidden)."""
+        v, h = self._visible_in(v), self._hidden_in(h)
+        interaction = (self._to_hidden(v) * self.hidden.coupled(h, self.hidden_parameters)).sum(-1)
+        return self._total(self.visible.self_energy(v, self.visible_parameters)) + self._total(
+            self.hidden.self_energy(h, self.hidden_parameters) - interaction
+        )
+
+    def free_energy(self, v: Tensor, beta: Tensor | None = None) -> Tensor:
+        """F(v) = -log sum_h exp(-E(v, h)), (batch,)."""
+        v = self._visible_in(v)
+        a = _tempered(self._to_hidden(v), self.hidden_parameters, beta)
+        summed_out = self.hidden.log_partition(a, self.hidden_parameters).sum(-1)
+        own = self._total(self.visible.self_energy(v, self.visible_parameters))
+        if beta is not None:
+            # β times the bias instead of once; the units know of the whole one only.
+            bias = self.visible.coupled(v, self.visible_parameters) @ self.visible_parameters["bias"]
+            own = own + (1 - beta) * self._total(bias)
+        return own - self._total(summed_out)
+
+    def state_energy(self, state: Tensor, beta: Tensor | None = None) -> Tensor:
+        """Energy of a chain's state (see `ChainModel`), which is a visible one: its free energy, (batch,)."""
+        return self.free_energy(state, beta)
+
+    def mean_hidden(self, v: Tensor, beta: Tensor | None = None) -> Tensor:
+        """E[h | v], (batch, hidden)."""
+        a = _tempered(self._to_hidden(self._visible_in(v)), self.hidden_parameters, beta)
+        return self._hidden_out(self.hidden.mean(a, self.hidden_parameters))
+
+    def mode_hidden(self, v: Tensor) -> Tensor:
+        """The most probable h given v, (batch, hidden)."""
+        return self._hidden_out(self.hidden.mode(self._to_hidden(self._visible_in(v)), self.hidden_parameters))
+
+    def sample_hidden(self, v: Tensor, generator: torch.Generator, beta: Tensor | None = None) -> Tensor:
+        """A draw from p(h | v), (batch, hidden)."""
+        a = _tempered(self._to_hidden(self._visible_in(v)), self.hidden_parameters, beta)
+        return self._hidden_out(self.hidden.sample(a, self.hidden_parameters, generator))
+
+    def mean_visible(self, h: Tensor, beta: Tensor | None = None) -> Tensor:
+        """E[v | h], (batch, visible)."""
+        a = _tempered(self._to_visible(self._hidden_in(h)), self.visible_parameters, beta)
+        return self._visible_out(self.visible.mean(a, self.visible_parameters))
+
+    def sample_visible(self, h: Tensor, generator: torch.Generator, beta: Tensor | None = None) -> Tensor:
+        """A draw from p(v | h), (batch, visible)."""
+        a = _tempered(self._to_visible(self._hidden_in(h)), self.visible_parameters, beta)
+        return self._visible_out(self.visible.sample(a, self.visible_parameters, generator))
+
+    def gibbs_step(self, state: Tensor, generator: torch.Generator, beta: Tensor | None = None) -> Tensor:
+        """One step v → h → v' from the visible state v, both drawn from their conditionals, (batch, visible)."""
+        return self.sample_visible(self.sample_hidden(state, generator, beta), generator, beta)
+
+    @torch.no_grad()
+    def statistics(self, state: Tensor) -> Statistics:
+        """Sums of -∂F/∂θ over visible states (batch, visible): of -∂E/∂θ with h replaced by its conditional mean.
+
+        Exact for every kind of hidden unit whose learned parameters meet its state linearly: Bernoulli, categorical,
+        rectified and limited-state units, and Gaussian ones with a fixed variance. The mean of the statistic is then
+        the statistic of the mean.
+
+        Raises
+        ------
+        ValueError
+            If the hidden units are of another kind.
+        """
+        if self.hidden.learned != {"bias"}:
+            raise ValueError(
+                f"Hidden units must have a bias and nothing else to learn, got {type(self.hidden).__name__} with "
+                f"{', '.join(sorted(self.hidden.learned))}; take Bernoulli, Categorical, RectifiedGaussian, "
+                "LimitedState, or Gaussian with a fixed variance"
+            )
+        v = self._visible_in(state)
+        coupled_v = self.visible.coupled(v, self.visible_parameters)
+        h = self.hidden.mean(self._up(coupled_v), self.hidden_parameters)
+        coupled_h = self.hidden.coupled(h, self.hidden_parameters)
+        a = self._down(coupled_h)
+        sums = self._weight_statistics(coupled_v, coupled_h)
+        for name, value in self.visible.statistics(_rows(v), _rows(a), self.visible_parameters).items():
+            sums[f"visible_parameters.{name}"] = value
+        h = _rows(h)
+        for name, value in self.hidden.statistics(h, torch.zeros_like(h), self.hidden_parameters).items():
+            sums[f"hidden_parameters.{name}"] = value
+        return Statistics(count=len(state), sums=sums)
+
+
+class RBM(RestrictedMachine):
+    """A restricted Boltzmann machine whose layers are connected by a matrix.
+
+    Parameters
+    ----------
+    visible, hidden
+        What the two layers consist of.
+
+    Notes
+    -----
+    `weight` is (visible.width, hidden.width), zero until `initialise` or a caller fills it.
+    """
+
+    def __init__(self, visible: Units, hidden: Units) -> None:
+        super().__init__(visible, hidden)
+        self.weight = nn.Parameter(torch.zeros(visible.width, hidden.width))
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator, scale: float = 0.01) -> Self:
@@ -44,46 +189,56 @@ class RBM(nn.Module):
         self.weight.normal_(0.0, scale, generator=generator)
         return self
 
-    def _to_hidden(self, v: Tensor) -> Tensor:
-        return self.visible.coupled(v, self.visible_parameters) @ self.weight
+    def _up(self, s: Tensor) -> Tensor:
+        return s @ self.weight
 
-    def _to_visible(self, h: Tensor) -> Tensor:
-        return self.hidden.coupled(h, self.hidden_parameters) @ self.weight.T
+    def _down(self, s: Tensor) -> Tensor:
+        return s @ self.weight.T
 
-    def energy(self, v: Tensor, h: Tensor) -> Tensor:
-        """E(v, h), (batch,); v (batch, visible), h (batch, hidden)."""
-        interaction = (self._to_hidden(v) * self.hidden.coupled(h, self.hidden_parameters)).sum(-1)
-        return (
-            self.visible.self_energy(v, self.visible_parameters)
-            + self.hidden.self_energy(h, self.hidden_parameters)
-            - interaction
+    def _weight_statistics(self, v: Tensor, h: Tensor) -> dict[str, Tensor]:
+        return {"weight": v.T @ h}
+
+
+def _layer_parameters(units: Units) -> nn.ParameterDict:
+    parameters = nn.ParameterDict(units.initial_parameters())
+    for name in parameters:
+        parameters[name].requires_grad_(name in units.learned)
+    return parameters
+
+
+def _tempered(a: Tensor, parameters: Parameters, beta: Tensor | None) -> Tensor:
+    """Inputs with which units, after they have added their bias b to it, are at β (a + b)."""
+    if beta is None:
+        return a
+    beta = beta.reshape(beta.shape + (1,) * (a.ndim - beta.ndim))
+    return beta * a - (1 - beta) * parameters["bias"]
+
+
+def _rows(x: Tensor) -> Tensor:
+    """States (batch, ..., size) as (rows, size), for units that are repeated over places."""
+    return x if x.ndim == 2 else x.flatten(0, -2)
+
+
+def _checked(x: Tensor, layer: str, units: Units, parameters: Parameters) -> Tensor:
+    """The states x of a layer, if they are (batch, width) in the parameters' dtype.
+
+    Raises
+    ------
+    ValueError
+        If not.
+    """
+    if x.ndim < 1 or x.shape[-1] != units.width:
+        raise ValueError(
+            f"Expected {layer} states (batch, {units.width}) for {units}, found shape {tuple(x.shape)}; "
+            "put the batch first and the units last"
         )
+    return _of_dtype(x, layer, parameters["bias"].dtype)
 
-    def free_energy(self, v: Tensor) -> Tensor:
-        """F(v) = -log sum_h exp(-E(v, h)), (batch,)."""
-        summed_out = self.hidden.log_partition(self._to_hidden(v), self.hidden_parameters).sum(-1)
-        return self.visible.self_energy(v, self.visible_parameters) - summed_out
 
-    def mean_hidden(self, v: Tensor) -> Tensor:
-        """E[h | v], (batch, hidden)."""
-        return self.hidden.mean(self._to_hidden(v), self.hidden_parameters)
-
-    def mode_hidden(self, v: Tensor) -> Tensor:
-        """The most probable h given v, (batch, hidden)."""
-        return self.hidden.mode(self._to_hidden(v), self.hidden_parameters)
-
-    def sample_hidden(self, v: Tensor, generator: torch.Generator) -> Tensor:
-        """A draw from p(h | v), (batch, hidden)."""
-        return self.hidden.sample(self._to_hidden(v), self.hidden_parameters, generator)
-
-    def mean_visible(self, h: Tensor) -> Tensor:
-        """E[v | h], (batch, visible)."""
-        return self.visible.mean(self._to_visible(h), self.visible_parameters)
-
-    def sample_visible(self, h: Tensor, generator: torch.Generator) -> Tensor:
-        """A draw from p(v | h), (batch, visible)."""
-        return self.visible.sample(self._to_visible(h), self.visible_parameters, generator)
-
-    def gibbs_step(self, v: Tensor, generator: torch.Generator) -> Tensor:
-        """One step v → h → v', both drawn from their conditionals, (batch, visible)."""
-        return self.sample_visible(self.sample_hidden(v, generator), generator)
+def _of_dtype(x: Tensor, layer: str, dtype: torch.dtype) -> Tensor:
+    # Under autocast the product of two layers has another type than both, on purpose.
+    if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
+        raise ValueError(
+            f"Expected {layer} states of {dtype}, as the parameters are, found {x.dtype}; cast the states or the model"
+        )
+    return x

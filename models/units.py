@@ -10,13 +10,15 @@ from the other layer's state `y`, and `s` the kind's sufficient statistic,
 | kind              | states              | e(x)              | s(x)     | source                                      |
 |-------------------|---------------------|-------------------|----------|---------------------------------------------|
 | Bernoulli         | 0, 1                | -b x              | x        | Hinton 2002                                 |
-| Gaussian          | real                | (x - b)² / 2 σ²   | x / σ²   | Cho, Ilin and Raiko 2011, eq. 1; σ learned  |
+| Gaussian          | real                | (x - b)² / 2 σ²   | x / σ²   | Cho, Ilin and Raiko 2011, eq. 1             |
 | RectifiedGaussian | real, not negative  | x² / 2 - b x      | x        | Su, Liao, Chen and Carin 2016, eq. 3        |
 | LimitedState      | L equidistant reals | x² / 2 - b x      | x        | a Gaussian unit that has only L states      |
+| Categorical       | L unordered labels  | -b · x, x one-hot | x        | Potts 1952; Salakhutdinov et al. 2007, eq. 1|
 
 A unit of `LimitedState` takes the values δ (k - (L - 1) / 2), k = 0 ... L - 1. Its most probable state is the grid
 point that lies nearest to `b + a`: conditioning such a unit *is* uniform scalar quantisation. With L = 2 it is a
-Bernoulli unit up to a shift.
+Bernoulli unit up to a shift. The states of a `Categorical` unit have no
+order (`harmonium.models.categorical`).
 
 Units are values without state: their parameters (`bias`, and `log_variance` of Gaussian units) are handed to every
 call.
@@ -62,6 +64,16 @@ class Units(ABC):
         """Parameters of a layer that prefers nothing: zero bias, unit variance; each (size,) float32."""
         return {"bias": torch.zeros(self.size)}
 
+    @property
+    def width(self) -> int:
+        """Numbers that the state of the layer consists of: one a unit, unless the kind says otherwise."""
+        return self.size
+
+    @property
+    def learned(self) -> frozenset[str]:
+        """Names of those parameters that a learning rule may change."""
+        return frozenset(self.initial_parameters())
+
     @abstractmethod
     def self_energy(self, x: Tensor, parameters: Parameters) -> Tensor:
         """Energy e(x) of the layer without its input, (batch,)."""
@@ -87,7 +99,7 @@ class Units(ABC):
         """One draw from p(x | a), (batch, size)."""
 
     def statistics(self, x: Tensor, a: Tensor, parameters: Parameters) -> dict[str, Tensor]:
-        """Sums over the batch of -∂E/∂parameter at state `x` with input `a`, each (size,)."""
+        """Sums over the batch of -∂E/∂parameter at state `x` with input `a`, for each that is learned, (size,)."""
         return {"bias": x.sum(0)}
 
 
@@ -112,13 +124,26 @@ class Bernoulli(Units):
         return torch.bernoulli(self.mean(a, parameters), generator=generator)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Gaussian(Units):
-    """Real units with a learned variance σ² = exp(log_variance) each."""
+    """Real units with a variance σ² = exp(log_variance) each, learned or fixed."""
 
-    __slots__ = ()
+    variance: float | None = None
+    """Variance σ² that all units have and keep, to the digits of their parameters; None learns one each, from 1 on."""
+
+    def __post_init__(self) -> None:
+        # slots=True rebuilds the class, and super() without arguments would look into the old one.
+        Units.__post_init__(self)
+        if self.variance is not None and not 0 < self.variance < math.inf:
+            raise ValueError(f"Gaussian units need a finite variance > 0, or None to learn it, got {self.variance}")
 
     def initial_parameters(self) -> dict[str, Tensor]:
-        return {"bias": torch.zeros(self.size), "log_variance": torch.zeros(self.size)}
+        start = 0.0 if self.variance is None else math.log(self.variance)
+        return {"bias": torch.zeros(self.size), "log_variance": torch.full((self.size,), start)}
+
+    @property
+    def learned(self) -> frozenset[str]:
+        return frozenset({"bias"} if self.variance is not None else {"bias", "log_variance"})
 
     def self_energy(self, x: Tensor, parameters: Parameters) -> Tensor:
         precision = torch.exp(-parameters["log_variance"])
@@ -144,10 +169,10 @@ class Gaussian(Units):
     def statistics(self, x: Tensor, a: Tensor, parameters: Parameters) -> dict[str, Tensor]:
         precision = torch.exp(-parameters["log_variance"])
         residual = x - parameters["bias"]
-        return {
-            "bias": residual.sum(0) * precision,
-            "log_variance": (0.5 * residual.square() - x * a).sum(0) * precision,
-        }
+        sums = {"bias": residual.sum(0) * precision}
+        if self.variance is None:
+            sums["log_variance"] = (0.5 * residual.square() - x * a).sum(0) * precision
+        return sums
 
 
 class RectifiedGaussian(Units):
@@ -200,7 +225,6 @@ class LimitedState(Units):
     """Distance δ between neighbouring states."""
 
     def __post_init__(self) -> None:
-        # slots=True rebuilds the class, and super() without arguments would look into the old one.
         Units.__post_init__(self)
         if self.states < 2 or not 0 < self.spacing < math.inf:
             raise ValueError(
@@ -237,8 +261,13 @@ class LimitedState(Units):
 
     def sample(self, a: Tensor, parameters: Parameters, generator: torch.Generator) -> Tensor:
         values, weights = self._neighbours(a + parameters["bias"])
-        # Gumbel's trick keeps the draw a few elementwise passes; torch.multinomial would flatten and copy.
-        uniform = torch.rand(weights.shape, dtype=a.dtype, device=a.device, generator=generator)
-        gumbel = -torch.log(-torch.log(uniform.clamp(min=torch.finfo(a.dtype).tiny)))
-        chosen = (weights + gumbel).argmax(dim=-1, keepdim=True)
-        return values.gather(-1, chosen).squeeze(-1)
+        return values.gather(-1, draw_index(weights, generator).unsqueeze(-1)).squeeze(-1)
+
+
+def draw_index(log_weights: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw an index along the last axis with probabilities proportional to exp(log_weights)."""
+    # Gumbel's trick keeps the draw a few elementwise passes; torch.multinomial would flatten and copy.
+    dtype = log_weights.dtype
+    uniform = torch.rand(log_weights.shape, dtype=dtype, device=log_weights.device, generator=generator)
+    gumbel = -torch.log(-torch.log(uniform.clamp(min=torch.finfo(dtype).tiny)))
+    return (log_weights + gumbel).argmax(dim=-1)

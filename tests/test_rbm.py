@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,8 +16,12 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
+from harmonium.models.categorical import Categorical
+from harmonium.models.contrastive_divergence import Schedule, set_gradient, train
 from harmonium.models.rbm import RBM
 from harmonium.models.units import Bernoulli, Gaussian, LimitedState, RectifiedGaussian, Units
+
+from .enumeration import assert_same, chi_square, counts_of, expected, gradients, joint_energies, randomise, states
 
 VISIBLE = (Bernoulli, Gaussian, RectifiedGaussian, LimitedState)
 HIDDEN = (Bernoulli, RectifiedGaussian, LimitedState)
@@ -252,3 +257,164 @@ def test_initialise_draws_small_weights() -> None:
     rbm = RBM(Bernoulli(size=40), Bernoulli(size=50)).initialise(torch.Generator().manual_seed(0))
     assert float(rbm.weight.detach().std()) == pytest.approx(0.01, rel=0.1)
     assert not rbm.visible_parameters["bias"].any()
+
+
+# --- further kinds of unit -------------------------------------------------------------------------------------------
+
+LABELS = Categorical(size=2, states=3)
+FIXED = Gaussian(size=2, variance=0.7)
+PAIRS: list[tuple[Units, Units]] = [
+    (LABELS, Bernoulli(size=3)),
+    (LABELS, Categorical(size=2, states=4)),
+    (Bernoulli(size=3), LABELS),
+    (LABELS, FIXED),
+    (FIXED, Bernoulli(size=3)),
+    (FIXED, LABELS),
+    (RectifiedGaussian(size=2), LABELS),
+]
+further = pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: "-".join(type(units).__name__ for units in pair))
+
+
+def randomised(pair: tuple[Units, Units], seed: int = 0, scale: float = 0.5) -> RBM:
+    rbm = RBM(*pair).double()
+    randomise(rbm, seed, scale)
+    return rbm
+
+
+@further
+@torch.no_grad()
+def test_further_kinds_against_sums_over_all_states(pair: tuple[Units, Units]) -> None:
+    rbm = randomised(pair)
+    (v, log_v), (h, log_h) = states(rbm.visible), states(rbm.hidden)
+    some_v, some_h = v[:: max(1, len(v) // 7)], h[:: max(1, len(h) // 7)]
+    up, down = joint_energies(rbm, some_v, h), joint_energies(rbm, v, some_h)
+    torch.testing.assert_close(rbm.free_energy(some_v), -torch.logsumexp(log_h - up, 1), rtol=0, atol=1e-8)
+    torch.testing.assert_close(rbm.mean_hidden(some_v), torch.softmax(log_h - up, 1) @ h, rtol=0, atol=1e-8)
+    torch.testing.assert_close(
+        rbm.mean_visible(some_h), torch.softmax(log_v[:, None] - down, 0).T @ v, rtol=0, atol=1e-8
+    )
+    assert (rbm.energy(some_v, rbm.mode_hidden(some_v)) <= up.amin(1) + 1e-12).all()
+
+
+@further
+def test_gradients_of_further_kinds_are_those_of_the_exact_likelihood(pair: tuple[Units, Units]) -> None:
+    visible, hidden = pair
+    # One real unit: two would need the statistics of 10 000 points.
+    rbm = randomised(
+        (replace(visible, size=1) if isinstance(visible, Gaussian | RectifiedGaussian) else visible, hidden)
+    )
+    v, log_v = states(rbm.visible)
+    data = v[[3, 1, 1, -2]]
+    likelihood = -rbm.free_energy(data).mean() - torch.logsumexp(log_v - rbm.free_energy(v), 0)
+    (-likelihood).backward()  # type: ignore[no-untyped-call]
+    exact = gradients(rbm)
+    p = torch.softmax(log_v - rbm.free_energy(v).detach(), 0)
+    heavy = p > 1e-14
+    negative = expected([rbm.statistics(row[None]) for row in v[heavy]], p[heavy])
+    set_gradient(rbm, rbm.statistics(data), negative)
+    assert_same({name: g for name, g in gradients(rbm).items() if g is not None}, exact, atol=1e-8)
+
+
+@torch.no_grad()
+def test_energy_of_labels_is_the_formula_of_potts() -> None:
+    rbm = randomised((LABELS, Bernoulli(size=3)))
+    k, h = torch.tensor([[2, 0], [1, 1]]), torch.tensor([[1.0, 0, 1], [0, 1, 1]]).double()
+    weight = rbm.weight.reshape(2, 3, 3)
+    bias = rbm.visible_parameters["bias"].reshape(2, 3)
+    for row in range(2):
+        wanted = -float(h[row] @ rbm.hidden_parameters["bias"])
+        for unit in range(2):
+            wanted -= float(bias[unit, k[row, unit]] + weight[unit, k[row, unit]] @ h[row])
+        assert float(rbm.energy(LABELS.one_hot(k, torch.float64), h)[row]) == pytest.approx(wanted, abs=1e-12)
+
+
+@torch.no_grad()
+def test_two_labels_are_a_bernoulli_unit() -> None:
+    two, one = Categorical(size=3, states=2), Bernoulli(size=3)
+    a = torch.randn(5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    zeros, zero = ({"bias": torch.zeros(n, dtype=torch.float64)} for n in (6, 3))
+    difference = a[:, 1::2] - a[:, ::2]
+    torch.testing.assert_close(two.mean(a, zeros)[:, 1::2], one.mean(difference, zero))
+    torch.testing.assert_close(two.log_partition(a, zeros) - a[:, ::2], one.log_partition(difference, zero))
+
+
+@torch.no_grad()
+def test_draws_of_labels() -> None:
+    units = Categorical(size=2, states=3)
+    a = torch.tensor([0.3, -1.0, 0.8, 0.0, 2.0, -3.0]).double()
+    bias = {"bias": torch.linspace(-0.5, 0.5, 6).double()}
+    everything, _ = states(units)
+    p = torch.softmax(everything @ (a + bias["bias"]), 0)
+    generator = torch.Generator().manual_seed(0)
+    right = units.sample(a.expand(20_000, -1), bias, generator)
+    wrong = units.sample(1.1 * a.expand(20_000, -1), bias, generator)
+    assert chi_square(counts_of(right, everything), p) > 1e-3
+    assert chi_square(counts_of(wrong, everything), p) < 1e-6
+
+
+@given(states=st.integers(2, 6), labels=st.lists(st.integers(0, 5), min_size=1, max_size=6))
+def test_labels_and_one_hot_states_are_the_same(states: int, labels: list[int]) -> None:
+    units = Categorical(size=len(labels), states=states)
+    k = torch.tensor([labels])
+    if max(labels) >= states:
+        with pytest.raises(ValueError, match=f"labels from 0 to {states - 1}, got {min(labels)} to {max(labels)}"):
+            units.one_hot(k)
+    else:
+        x = units.one_hot(k)
+        assert x.shape == (1, units.width)
+        assert torch.equal(units.labels(x), k)
+
+
+def test_labels_that_cannot_be() -> None:
+    with pytest.raises(ValueError, match="states >= 2, got states=1"):
+        Categorical(size=1, states=1)
+    with pytest.raises(ValueError, match=r"integer labels \(batch, 2\), got \(1, 2\) torch.float32"):
+        LABELS.one_hot(torch.zeros(1, 2))
+
+
+def test_a_fixed_variance_stays() -> None:
+    rbm = RBM(Gaussian(size=3, variance=0.25), Bernoulli(size=2))
+    kept = rbm.visible_parameters["log_variance"]
+    assert not kept.requires_grad
+    torch.testing.assert_close(kept, torch.full((3,), math.log(0.25)))
+    v = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    assert set(rbm.statistics(v).sums) == {"weight", "visible_parameters.bias", "hidden_parameters.bias"}
+    list(train(rbm, itertools.repeat(v), Schedule(steps=5), torch.Generator().manual_seed(0)))
+    assert torch.equal(rbm.visible_parameters["log_variance"], torch.full((3,), math.log(0.25)))
+    with pytest.raises(ValueError, match=r"variance > 0.*got 0.0"):
+        Gaussian(size=1, variance=0.0)
+
+
+def test_states_of_another_shape_or_type_are_refused() -> None:
+    rbm = RBM(Bernoulli(size=4), LABELS)
+    with pytest.raises(ValueError, match=r"Expected visible states \(batch, 4\).*found shape \(2, 5\)"):
+        rbm.free_energy(torch.zeros(2, 5))
+    with pytest.raises(ValueError, match=r"Expected hidden states \(batch, 6\).*states=3.*found shape \(2, 2\)"):
+        rbm.mean_visible(torch.zeros(2, 2))
+    with pytest.raises(ValueError, match=r"Expected visible states of torch.float32.*found torch.float64"):
+        rbm.sample_hidden(torch.zeros(2, 4).double(), torch.Generator())
+
+
+@pytest.mark.parametrize("pair", [(Bernoulli(size=2), LABELS), (FIXED, Bernoulli(size=2))], ids=["discrete", "real"])
+@pytest.mark.parametrize("beta", [0.0, 0.3, 1.0, 1.7])
+@torch.no_grad()
+def test_inverse_temperatures_multiply_biases_and_weights(pair: tuple[Units, Units], beta: float) -> None:
+    rbm = randomised(pair)
+    (v, log_v), (h, log_h) = states(rbm.visible), states(rbm.hidden)
+    biases = rbm.visible.coupled(v, rbm.visible_parameters) @ rbm.visible_parameters["bias"]
+    energy = joint_energies(rbm, v, h)
+    own = joint_energies_without_interaction(rbm, v, h) + biases[:, None] + h @ rbm.hidden_parameters["bias"]
+    tempered = own + beta * (energy - own)
+    some = slice(None, None, max(1, len(v) // 9))
+    inverse = torch.full((len(v[some]),), beta, dtype=torch.float64)
+    log_p = log_h - tempered[some]
+    torch.testing.assert_close(rbm.free_energy(v[some], inverse), -torch.logsumexp(log_p, 1), rtol=0, atol=1e-8)
+    torch.testing.assert_close(rbm.mean_hidden(v[some], inverse), torch.softmax(log_p, 1) @ h, rtol=0, atol=1e-8)
+    down = torch.softmax(log_v[:, None] - tempered, 0).T @ v
+    found = rbm.mean_visible(h, torch.full((len(h),), beta, dtype=torch.float64))
+    torch.testing.assert_close(found, down, rtol=0, atol=1e-8)
+
+
+def joint_energies_without_interaction(rbm: RBM, v: Tensor, h: Tensor) -> Tensor:
+    own_v = rbm.visible.self_energy(v, rbm.visible_parameters)
+    return own_v[:, None] + rbm.hidden.self_energy(h, rbm.hidden_parameters)
