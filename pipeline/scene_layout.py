@@ -95,6 +95,9 @@ def _create_group(url: str, path: str, group: ResolutionGroup, codec: HarmoniumC
         "compressors": [Crc32cCodec()],
         "fill_value": fill,
     }
+    if group.nodata is None:
+        # xarray would call NaN the nodata value of floats that have none.
+        encoding["_FillValue"] = None
     if group.crs is not None:
         # Named as a coordinate, too, so that plain `xr.open_zarr` makes it one and rioxarray finds the CRS.
         dataset["image"].encoding.clear()

@@ -57,11 +57,8 @@ def test_order_of_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     environment = folder_with_model(tmp_path / "environment")
     cache = in_cache()
     in_environment(monkeypatch, environment)
-    looked: list[str] = []
-    original = model_sources.read
-    monkeypatch.setattr(
-        model_sources, "read", lambda source, sha256: (looked.append(source), original(source, sha256))[1]
-    )
+    read = Mock(wraps=model_sources.read)
+    monkeypatch.setattr(model_sources, "read", read)
     places = [later, registered, str(environment), str(cache), hint]
     for gone in range(len(places) + 1):
         model_sources.forget()
