@@ -6,7 +6,6 @@ This is the only module that knows `distributed`.
 
 import logging
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,14 +15,10 @@ import dask
 from dask.system import CPU_COUNT
 
 from harmonium.errors import ClusterError, UsageError
+from harmonium.pipeline.worker_processes import ENVIRONMENT, interrupts_held_back, main_module_hidden
 
 CONNECT_SECONDS = 10
 """How long a scheduler that runs already may take to answer, at first and after a connection broke."""
-
-# Dask lets workers give memory back to the system from 64 KiB on, and glibc maps every large array anew: training and
-# encoding, which take and drop arrays all the time, spent a third of their time on page faults. Up to 256 MiB stay with
-# a worker instead. What the user's environment says comes first; Dask's own setting of one thread per worker stays.
-_WORKER_ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": 256 << 20, "MALLOC_MMAP_THRESHOLD_": 256 << 20}
 
 TaskReport = Callable[..., None]
 """Called inside a task with plain values; they reach the caller of `Executor.reporter`."""
@@ -191,7 +186,7 @@ def _outcome(index: int, future: Any) -> Outcome:
     except Exception as error:
         if future.status in ("cancelled", "lost"):
             raise ClusterError(
-                f"The connection to the scheduler was lost while tasks ran ({error}); run the same command again"
+                "The connection to the scheduler was lost while tasks ran; see its log, and run the same command again"
             ) from error
         return Outcome(index=index, error=error)
 
@@ -239,27 +234,25 @@ def _distributed() -> Any:
 @contextmanager
 def _local(workers: int) -> Iterator[Any]:
     distributed = _distributed()
-    environment = {f"distributed.nanny.pre-spawn-environ.{name}": each for name, each in _WORKER_ENVIRONMENT.items()}
-    with (
-        _main_module_hidden(),
-        dask.config.set(environment),
-        distributed.LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            memory_limit=int(distributed.system.MEMORY_LIMIT * 0.9 / workers),
-            dashboard_address=None,
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        yield client
+    environment = {f"distributed.nanny.pre-spawn-environ.{name}": each for name, each in ENVIRONMENT.items()}
+    with main_module_hidden(), dask.config.set(environment):
+        with interrupts_held_back():
+            cluster = distributed.LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                memory_limit=int(distributed.system.MEMORY_LIMIT * 0.9 / workers),
+                dashboard_address="127.0.0.1:0",  # any free port: several commands may run at a time
+                silence_logs=logging.CRITICAL,
+            )
+        with cluster, distributed.Client(cluster) as client:
+            yield client
 
 
 @contextmanager
 def _running(address: str) -> Iterator[Any]:
     try:
         client = _distributed().Client(address, timeout=CONNECT_SECONDS)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:  # the last where TLS is not set up
         raise ClusterError(
             f"No Dask scheduler answers at {address} ({error}); is it running, and is the port open?"
         ) from error
@@ -272,30 +265,12 @@ def _running(address: str) -> Iterator[Any]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Say nothing of what Dask logs here: what the user must know comes as an error."""
-    logger = logging.getLogger("distributed")
-    before = logger.level
     _distributed()  # its import sets levels, too
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
-@contextmanager
-def _main_module_hidden() -> Iterator[None]:
-    """Let worker processes start without the user's script.
-
-    Python's multiprocessing would run it in every new process, up to the line that starts a cluster, where a script
-    without `if __name__ == "__main__":` fails, or starts clusters without end. Tasks need nothing of it.
-    """
-    main = sys.modules["__main__"]
-    names = ("__file__", "__spec__")
-    kept = {name: getattr(main, name) for name in names if hasattr(main, name)}
-    for name in kept:
-        setattr(main, name, None)
-    try:
-        yield
-    finally:
-        for name, value in kept.items():
-            setattr(main, name, value)
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client", "tornado.application")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    yield
+    # Not after an error: threads that still wait for a scheduler that is gone would tell of it later.
+    for logger, level in zip(loggers, before, strict=True):
+        logger.setLevel(level)
