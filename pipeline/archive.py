@@ -94,7 +94,7 @@ def open_archive(url: str | Path) -> Archive:
     url = _absolute(url)
     try:
         attributes = zarr.open_group(url, mode="r").attrs.asdict()
-    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+    except (AttributeError, FileNotFoundError, NotADirectoryError, TypeError, ValueError) as error:
         raise ArchiveError(f"No archive at {url}; `harmonium compress SCENE... -a {url}` makes one") from error
     own = attributes.get("harmonium")
     version = own.get("format") if isinstance(own, dict) else None

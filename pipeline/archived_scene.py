@@ -116,7 +116,7 @@ class ArchivedScene(Mapping[str, ArchivedGroup]):
         path = f"scenes/{self.id}"
         try:
             attributes = zarr.open_group(self.url, path=path, mode="r").attrs.asdict()
-        except (ValueError, KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ArchiveError(f"Scene {self.id}: {path}/zarr.json is damaged ({error}); {_remedy(path)}") from error
         own = _entry(attributes, path, "harmonium", dict)
         _entry(attributes, path, "stac", dict)

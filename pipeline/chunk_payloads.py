@@ -12,7 +12,17 @@ from harmonium.models.payload import Payload, unpack
 from harmonium.pipeline import views
 from harmonium.pipeline.grid import Tile, TileGrid
 
-UNREADABLE = (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, AssertionError, OSError, MemoryError)
+UNREADABLE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 """What zarr, its codecs and its stores raise where bytes are not what the metadata say."""
 
 

@@ -1,6 +1,8 @@
 """JPEG 2000 at a given size, through GDAL and OpenJPEG: the peer that reports put beside harmonium."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +12,7 @@ from rasterio.io import MemoryFile
 from harmonium.errors import UsageError
 
 _ATTEMPTS = 20
+_SMALLEST_TILE = 32
 
 
 def at_bits(pixels: NDArray[np.generic], bits_per_pixel: float) -> tuple[NDArray[np.generic], int]:
@@ -40,27 +43,32 @@ def at_bits(pixels: NDArray[np.generic], bits_per_pixel: float) -> tuple[NDArray
             f"JPEG 2000 takes at least {len(data)} bytes for pixels of shape {pixels.shape}, asked for were "
             f"{budget:.0f}; give it more bits"
         )
-    with MemoryFile(data) as file, file.open() as source:
+    with _without_georeference(), MemoryFile(data) as file, file.open() as source:
         return source.read(), len(data)
 
 
 def _encode(pixels: NDArray[np.generic], quality: float) -> bytes:
     bands, height, width = pixels.shape
+    with _without_georeference(), MemoryFile(ext=".jp2") as file:
+        with file.open(
+            driver="JP2OpenJPEG",
+            count=bands,
+            height=height,
+            width=width,
+            dtype=pixels.dtype,
+            QUALITY=quality,
+            REVERSIBLE="NO",
+            YCC="NO",
+            BLOCKXSIZE=max(width, _SMALLEST_TILE),
+            BLOCKYSIZE=max(height, _SMALLEST_TILE),
+            RESOLUTIONS=6,
+        ) as target:
+            target.write(pixels)
+        return bytes(file.read())
+
+
+@contextmanager
+def _without_georeference() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with MemoryFile(ext=".jp2") as file:
-            with file.open(
-                driver="JP2OpenJPEG",
-                count=bands,
-                height=height,
-                width=width,
-                dtype=pixels.dtype,
-                QUALITY=quality,
-                REVERSIBLE="NO",
-                YCC="NO",
-                BLOCKXSIZE=width,
-                BLOCKYSIZE=height,
-                RESOLUTIONS=6,
-            ) as target:
-                target.write(pixels)
-            return bytes(file.read())
+        yield

@@ -168,6 +168,8 @@ def _verify_chunk(image: zarr.Array[Any], index: tuple[int, int], original: NDAr
     bands, height, width = image.chunks
     with single_threaded():
         decoded = views.serializer_of(image).codec().decompress(data, (bands, height, width))
+    if decoded.dtype != image.dtype:
+        raise ArchiveError(f"the array says that it holds {image.dtype}, the chunk holds {decoded.dtype}")
     if original is None:
         return quality
     _, height, width = original.shape
