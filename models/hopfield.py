@@ -11,7 +11,7 @@ comes to rest. Synchronous updates turn all such units at once; with symmetric W
 cycle of two states (Goles-Chacc, Fogelman-Soulie and Pellegrin 1985).
 
     Hebbian          W = Ξᵀ Ξ / n, the diagonal removed           (Hopfield 1982, eq. 2)
-    pseudo-inverse   W = Ξ⁺ Ξ, the diagonal removed               (Personnaz, Guyon and Dreyfus 1985, eq. 5)
+    pseudo-inverse   W = Ξ⁺ Ξ, the diagonal removed               (Personnaz, Guyon and Dreyfus 1985)
 
 Ξ (patterns, n) holds the patterns to be remembered. Hebb's rule recalls up to about 0.138 n random patterns, with some
 units wrong (Amit, Gutfreund and Sompolinsky 1985); the pseudo-inverse keeps every pattern, also those that

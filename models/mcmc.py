@@ -4,7 +4,7 @@ r"""Markov chain Monte Carlo: draws from a density of which only ratios are know
         ↑                                      └─ no ──→ x
         └────────────────────────────────────────────┘
 
-    accept with probability min(1, p(x') q(x | x') / (p(x) q(x' | x)))           (Hastings 1970, eq. 7)
+    accept with probability min(1, p(x') q(x | x') / (p(x) q(x' | x)))           (Hastings 1970)
     Gibbs: x_block ~ p(x_block | the rest), block by block                       (Geman and Geman 1984)
 
 `collect` discards a burn-in and thins, for these and for any other step, such as a sweep of an Ising model. Its draws,

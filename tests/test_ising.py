@@ -168,7 +168,7 @@ def test_several_temperatures_at_once() -> None:
 
 
 def kaufman_log_partition(rows: int, columns: int, k: float) -> float:
-    """Log Z of a torus at β J = k (Kaufman 1949, eq. 76 ff.), by products over 2 · columns modes."""
+    """Log Z of a torus at β J = k (Kaufman 1949), by products over 2 · columns modes."""
     # cosh γ_j = cosh 2K* cosh 2K - sinh 2K* sinh 2K cos(π j / n) with K* the dual: cosh 2K coth 2K - cos(π j / n).
     j = np.arange(1, 2 * columns)
     gamma = np.arccosh(np.cosh(2 * k) / np.tanh(2 * k) - np.cos(np.pi * j / columns))
@@ -279,7 +279,7 @@ def test_without_coupling_heat_bath_has_langevins_magnetisation_in_one_sweep() -
 
 
 def onsager_energy(k: float) -> float:
-    """Energy per spin of the infinite square lattice with J = 1 at β = k (Onsager 1944, eq. 116)."""
+    """Energy per spin of the infinite square lattice with J = 1 at β = k (Onsager 1944)."""
     modulus = 2 * math.sinh(2 * k) / math.cosh(2 * k) ** 2
     elliptic = float(special.ellipk(modulus**2))
     return -(1 + 2 / math.pi * (2 * math.tanh(2 * k) ** 2 - 1) * elliptic) / math.tanh(2 * k)
