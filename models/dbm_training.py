@@ -1,0 +1,235 @@
+r"""Training of deep Boltzmann machines: greedily, jointly, or jointly from the start by centring.
+
+Greedy pre-training (Salakhutdinov and Hinton 2009, figure 2) makes one RBM of each pair of layers, in which everything
+that will have a second neighbour in the deep machine counts double already:
+
+    lowest machine    v is there twice      p(h1 | v) = σ(2 W_0ᵀ s(v) + b)    p(v | h1)  = σ(W_0 h1 + b)
+    between           W_1 counts twice      p(h2 | h1) = σ(2 W_1ᵀ h1 + b)     p(h1 | h2) = σ(2 W_1 h2 + b)
+    top machine       h_L is there twice    p(h_L | ...) = σ(Wᵀ h + b)        p(h | h_L) = σ(2 W h_L + b)
+
+`DBM.compose` then takes half the energy of each. Joint training climbs the variational bound: the positive phase is
+mean field's, the negative one that of chains which persist from step to step (their algorithm 1). With one hidden layer
+this is PCD, or CD-k if the chains start at the data.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from harmonium.models import contrastive_divergence as descent
+from harmonium.models.contrastive_divergence import Statistics, has_finite_gradient
+from harmonium.models.dbm import DBM, mean_field, set_gradient, statistics
+from harmonium.models.layer_chain import LayerChain, States, interleaved
+from harmonium.models.rbm import RBM
+
+# --- greedy ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doubling:
+    """By how much the inputs of one pre-trained machine count."""
+
+    up: float
+    """Factor on what the hidden layer gets."""
+
+    down: float
+    """Factor on what the visible layer gets."""
+
+    @classmethod
+    def of(cls, index: int, depth: int) -> "Doubling":
+        """That of machine `index`, 0 the lowest, of `depth` machines; a single one is an ordinary RBM."""
+        if not 0 <= index < depth:
+            raise ValueError(f"A stack of {depth} machines has numbers 0 to {depth - 1}, got {index}")
+        return cls(up=2.0 if index < depth - 1 else 1.0, down=2.0 if index > 0 else 1.0)
+
+    def inputs_up(self, rbm: RBM, v: Tensor) -> Tensor:
+        """What the hidden layer gets from v, (batch, hidden)."""
+        return self.up * (rbm.visible.coupled(v, rbm.visible_parameters) @ rbm.weight)
+
+    def inputs_down(self, rbm: RBM, h: Tensor) -> Tensor:
+        """What the visible layer gets from h, (batch, visible)."""
+        return self.down * (h @ rbm.weight.T)
+
+
+@torch.no_grad()
+def pretraining_gradient(rbm: RBM, v: Tensor, doubling: Doubling, k: int, generator: torch.Generator) -> Tensor:
+    """Store the CD-k descent direction of one pre-trained machine in its `.grad`s; the particles (batch, visible).
+
+    It is that of the doubled machine's energy, except that doubled layers and weights learn at the pace of single ones.
+    """
+    particles = v
+    for _ in range(k):
+        h = rbm.hidden.sample(doubling.inputs_up(rbm, particles), rbm.hidden_parameters, generator)
+        particles = rbm.visible.sample(doubling.inputs_down(rbm, h), rbm.visible_parameters, generator)
+    descent.set_gradient(rbm, _doubled_statistics(rbm, v, doubling), _doubled_statistics(rbm, particles, doubling))
+    return particles
+
+
+def _doubled_statistics(rbm: RBM, v: Tensor, doubling: Doubling) -> Statistics:
+    h = rbm.hidden.mean(doubling.inputs_up(rbm, v), rbm.hidden_parameters)
+    own = rbm.visible.statistics(v, doubling.inputs_down(rbm, h), rbm.visible_parameters)
+    sums = {"weight": rbm.visible.coupled(v, rbm.visible_parameters).T @ h, "hidden_parameters.bias": h.sum(0)}
+    sums |= {f"visible_parameters.{name}": value for name, value in own.items()}
+    return Statistics(count=len(v), sums=sums)
+
+
+def pretrain(
+    rbm: RBM,
+    batches: Iterable[Tensor],
+    doubling: Doubling,
+    optimiser: torch.optim.Optimizer,
+    generator: torch.Generator,
+    k: int = 1,
+) -> Iterator[float]:
+    """Train one machine of the stack in place, yielding each step's mean squared difference of data and particles.
+
+    Raises
+    ------
+    FloatingPointError
+        As soon as a gradient is not finite; the parameters are those before that step.
+    """
+    for step, v in enumerate(batches):
+        particles = pretraining_gradient(rbm, v, doubling, k, generator)
+        if not has_finite_gradient(rbm):
+            raise FloatingPointError(f"Pre-training left the finite numbers at step {step}; lower the learning rate")
+        optimiser.step()
+        yield float((particles - v).square().mean())
+
+
+@torch.no_grad()
+def lifted(stack: Sequence[RBM], depth: int, batches: Iterable[Tensor], generator: torch.Generator) -> Iterator[Tensor]:
+    """The batches as the machine above `stack` sees them, drawn layer by layer; `depth` counts all machines."""
+    for batch in batches:
+        x = batch
+        for index, rbm in enumerate(stack):
+            inputs = Doubling.of(index, depth).inputs_up(rbm, x)
+            x = rbm.hidden.sample(inputs, rbm.hidden_parameters, generator)
+        yield x
+
+
+# --- joint -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JointSchedule:
+    """What a step of joint training does."""
+
+    gibbs_steps: int = 5
+    """Even/odd steps of the chains."""
+
+    persistent: bool = True
+    """Whether chains go on from where they are; otherwise they start at the data and its mean field (CD-k)."""
+
+    mean_field_iterations: int = 10
+    """Most iterations of mean field."""
+
+    mean_field_tolerance: float = 1e-3
+    """Change of a mean at which they end."""
+
+    offset_rate: float | None = None
+    """Share of a batch's means in the running offsets of centring; None does not centre."""
+
+    products: torch.dtype | None = None
+    """Dtype in which chains and mean field take matrix products; None for that of the parameters."""
+
+    def __post_init__(self) -> None:
+        rate = 0.5 if self.offset_rate is None else self.offset_rate
+        if self.gibbs_steps < 1 or self.mean_field_iterations < 1 or not 0 <= rate <= 1:
+            raise ValueError(
+                "Joint training needs gibbs_steps >= 1, mean_field_iterations >= 1 and an offset_rate from 0 to 1, "
+                f"got {self}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class JointState:
+    """What one step of joint training hands to the next."""
+
+    chains: States
+    """States of all layers, each (chains, size)."""
+
+    offsets: tuple[Tensor, ...]
+    """Centres of all layers' statistics, each (size,)."""
+
+    iterations: int = 0
+    """Of the last mean field."""
+
+    error: float = 0.0
+    """Mean squared difference of the last batch and its reconstruction from the posterior."""
+
+
+@torch.no_grad()
+def start(dbm: DBM, count: int, data: Tensor, generator: torch.Generator) -> JointState:
+    """Chains drawn without input, and offsets at the means of `data` (batch, visible) and of its mean field."""
+    chain = dbm.chain()
+    layers = (data, *mean_field(chain, data).means)
+    return JointState(
+        chains=chain.independent(count, generator),
+        offsets=tuple(chain.coupled(layer, x).mean(0) for layer, x in enumerate(layers)),
+    )
+
+
+@torch.no_grad()
+def joint_gradient(
+    dbm: DBM, v: Tensor, state: JointState, schedule: JointSchedule, generator: torch.Generator
+) -> JointState:
+    """Store the descent direction of a batch v (batch, visible) in the `.grad`s, and return the next state."""
+    chain = dbm.chain(schedule.products)
+    posterior = mean_field(chain, v, iterations=schedule.mean_field_iterations, tolerance=schedule.mean_field_tolerance)
+    layers = (v, *posterior.means)
+    particles = state.chains if schedule.persistent else layers
+    for _ in range(schedule.gibbs_steps):
+        particles = chain.gibbs_step(particles, generator)
+    positive, offsets = statistics(chain, layers), state.offsets
+    if schedule.offset_rate is not None:
+        offsets = tuple(
+            torch.lerp(offset, chain.coupled(layer, x).mean(0), schedule.offset_rate)
+            for layer, (offset, x) in enumerate(zip(offsets, layers, strict=True))
+        )
+    negative = negative_statistics(chain, particles)
+    set_gradient(dbm, positive, negative, None if schedule.offset_rate is None else offsets)
+    reconstruction = chain.mean_half(0, layers[1::2])[0]
+    return replace(
+        state,
+        chains=particles,
+        offsets=offsets,
+        iterations=posterior.iterations,
+        error=float((reconstruction - v).square().mean()),
+    )
+
+
+def negative_statistics(chain: LayerChain, particles: Sequence[Tensor]) -> Statistics:
+    """Statistics of the particles with the odd layers replaced by their means given the even ones.
+
+    The expectation stays and part of the sampling noise goes. Gaussian layers are even where they occur, and are drawn.
+    """
+    even = tuple(particles[0::2])
+    return statistics(chain, interleaved(even, chain.mean_half(1, even)))
+
+
+def train_jointly(
+    dbm: DBM,
+    batches: Iterable[Tensor],
+    optimiser: torch.optim.Optimizer,
+    schedule: JointSchedule,
+    state: JointState,
+    generator: torch.Generator,
+) -> Iterator[JointState]:
+    """Train the machine in place, a step for each batch, yielding the state to go on from.
+
+    Raises
+    ------
+    FloatingPointError
+        As soon as a gradient is not finite; the parameters are those before that step.
+    """
+    for step, v in enumerate(batches):
+        state = joint_gradient(dbm, v, state, schedule, generator)
+        if not has_finite_gradient(dbm):
+            names = [name for name, p in dbm.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+            raise FloatingPointError(
+                f"Joint training left the finite numbers at step {step} in {', '.join(names)}; lower the learning rate"
+            )
+        optimiser.step()
+        yield state
