@@ -102,7 +102,8 @@ def reduce_by(
 def _means(plane: NDArray[Any], factor: int, valid: NDArray[np.bool_], nodata: float | None) -> NDArray[Any]:
     is_float = plane.dtype.kind == "f"
     count = _sums(valid, factor, np.int64)
-    total = _sums(np.where(valid, plane, plane.dtype.type(0)), factor, np.float64 if is_float else np.int64)
+    observed = plane if valid.all() else np.where(valid, plane, plane.dtype.type(0))
+    total = _sums(observed, factor, np.float64 if is_float else np.int64)
     mean = total / np.maximum(count, 1)
     means: NDArray[Any] = (mean if is_float else np.rint(mean)).astype(plane.dtype)
     if nodata is not None:
@@ -113,8 +114,14 @@ def _means(plane: NDArray[Any], factor: int, valid: NDArray[np.bool_], nodata: f
 
 def _sums(plane: NDArray[Any], factor: int, dtype: type[np.int64 | np.float64]) -> NDArray[Any]:
     """Return the sum of each square; rows first, which keeps the order of additions the same in every piece."""
-    rows = np.add.reduceat(plane, np.arange(0, plane.shape[0], factor), axis=0, dtype=dtype)
-    sums: NDArray[Any] = np.add.reduceat(rows, np.arange(0, plane.shape[1], factor), axis=1, dtype=dtype)
+    height, width = _shape(plane.shape[0], plane.shape[1], factor)
+    missing = (height * factor - plane.shape[0], width * factor - plane.shape[1])
+    if any(missing):
+        plane = np.pad(plane, [(0, missing[0]), (0, missing[1])])
+    # Columns of 16-bit pixels add up in half the width, which takes half the time.
+    narrow = plane.dtype.itemsize <= 2 and plane.dtype.kind in "iub" and factor < 1 << 15
+    rows = plane.reshape(height, factor, -1).sum(axis=1, dtype=np.int32 if narrow else dtype)
+    sums: NDArray[Any] = rows.reshape(height, width, factor).sum(axis=2, dtype=dtype)
     return sums
 
 
