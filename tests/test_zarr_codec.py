@@ -301,20 +301,25 @@ def test_torch_threads_hold_inside_and_come_back_outside() -> None:
             leave.wait()
             seen.append(torch.get_num_threads())
 
+    def enter() -> None:
+        with single_threaded():
+            seen.append(torch.get_num_threads())
+
     staying = threading.Thread(target=stay)
     try:
         staying.start()
         inside.wait()
-        with single_threaded():
-            assert torch.get_num_threads() == 1
+        second = threading.Thread(target=enter)  # it starts with what was set last: one
+        second.start()
+        second.join()
         leave.wait()
         staying.join()
-        assert seen == [1]
+        assert seen == [1, 1]
         assert torch.get_num_threads() == 3
         newcomer = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
         newcomer.start()
         newcomer.join()
-        assert seen == [1, 3]
+        assert seen == [1, 1, 3]
     finally:
         torch.set_num_threads(before)
 
