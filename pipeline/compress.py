@@ -162,7 +162,7 @@ def compress(
             tasks += missing
             remaining[scene.id] = len(missing)
     failed: set[str] = set()
-    for outcome in executor.map(encode_shard, ((task,) for task in tasks), gpu=True):
+    for outcome in executor.map(encode_shard, ((task,) for task in tasks)):
         scene_id = tasks[outcome.index].scene_id
         if outcome.error is None:
             yield outcome.result

@@ -90,7 +90,7 @@ def verify(
             message = describe(error)
             named = message if scene_id in message else f"Scene {scene_id}: {message}; {REMEDY}"
             yield Verified(path=f"scenes/{scene_id}", chunks=0, problems=(named,))
-    for outcome in executor.map(verify_shard, ((task,) for task in tasks), gpu=True):
+    for outcome in executor.map(verify_shard, ((task,) for task in tasks)):
         if outcome.error is None:
             yield outcome.result
         else:
