@@ -13,7 +13,7 @@ The update rule is `torch.optim.SGD`'s: with learning rate η, momentum ν and w
 
     Δθ(t) = ν Δθ(t-1) + η (∂ log p / ∂θ - λ θ)
 
-which is the rule of Fischer and Igel (2012, eq. 15) with η λ for their λ, as long as η stays the same; where η changes,
+which is the rule of Fischer and Igel (2012) with η λ for their λ, as long as η stays the same; where η changes,
 torch applies the new one to the momentum, too.
 
 A sampler may need the distribution at an inverse temperature β: E_β(x) = E_0(x) + β U(x), where E_0 is what keeps the
@@ -129,7 +129,7 @@ def update(model: nn.Module, optimiser: torch.optim.Optimizer, step: int, layer:
 
 def _is_finite(x: Tensor) -> bool:
     # The largest magnitude carries NaN on, and takes one pass without a tensor of truth values.
-    return bool(torch.isfinite(torch.linalg.vector_norm(x, torch.inf)))
+    return not x.numel() or bool(torch.isfinite(torch.linalg.vector_norm(x, torch.inf)))
 
 
 def _left_finite(what: str, layer: str, step: int, optimiser: torch.optim.Optimizer) -> str:

@@ -232,10 +232,17 @@ def _checked(x: Tensor, layer: str, units: Units, parameters: Parameters) -> Ten
             f"Expected {layer} states (batch, {units.width}) for {units}, found shape {tuple(x.shape)}; "
             "put the batch first and the units last"
         )
-    return _of_dtype(x, layer, parameters["bias"].dtype)
+    return check_dtype(x, layer, parameters["bias"].dtype)
 
 
-def _of_dtype(x: Tensor, layer: str, dtype: torch.dtype) -> Tensor:
+def check_dtype(x: Tensor, layer: str, dtype: torch.dtype) -> Tensor:
+    """The states x of a layer, if they are of that dtype.
+
+    Raises
+    ------
+    ValueError
+        If not.
+    """
     # Under autocast the product of two layers has another type than both, on purpose.
     if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
         raise ValueError(
