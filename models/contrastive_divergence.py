@@ -104,7 +104,9 @@ def train(
     )
     for step, v in zip(range(schedule.steps), batches, strict=False):
         if not bool(torch.isfinite(v).all()):
-            raise FloatingPointError(f"The batch of step {step} holds values that are not finite; mask such pixels")
+            raise FloatingPointError(
+                f"The batch of step {step} of {layer} holds values that are not finite; mask such pixels"
+            )
         particles = negative_particles(rbm, v, schedule.k, generator)
         error = float((particles - v).square().mean())
         set_gradient(rbm, statistics(rbm, v), statistics(rbm, particles))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -16,7 +17,7 @@ from harmonium.models import tempering
 from harmonium.models.boltzmann_machine import BoltzmannMachine
 from harmonium.models.categorical import Categorical
 from harmonium.models.centring import Activities, Offsets, centre_gradient
-from harmonium.models.contrastive_divergence import negative_particles
+from harmonium.models.contrastive_divergence import Schedule, negative_particles, train
 from harmonium.models.convolutional_rbm import ConvolutionalRBM
 from harmonium.models.energy_model import Statistics, set_gradient, update
 from harmonium.models.persistent_chains import FastPersistentChains, PersistentChains
@@ -125,6 +126,19 @@ def test_every_rule_raises_the_exact_likelihood(rule: str, centred: bool) -> Non
     entropy = 0.5 * math.log(4) + 0.5 * math.log(8)
     assert before == pytest.approx(-V * math.log(2), abs=0.05)
     assert before + 0.6 < float(likelihood(rbm).detach()) < -entropy
+
+
+@pytest.mark.parametrize(
+    ("value", "what"), [(math.nan, "batch of step 0 of layer 2"), (1e30, "of layer 2 left the fin")]
+)
+def test_training_names_the_layer_and_keeps_its_last_good_state(value: float, what: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rbm = RBM(Gaussian(size=V), RectifiedGaussian(size=H)).initialise(generator)
+    before = {name: p.detach().clone() for name, p in rbm.named_parameters()}
+    batches = itertools.repeat(torch.full((8, V), value))
+    with pytest.raises(FloatingPointError, match=what):
+        list(train(rbm, batches, Schedule(steps=5), generator, "layer 2"))
+    assert_same({name: p.detach() for name, p in rbm.named_parameters()}, dict(before), atol=0)
 
 
 # --- chains at a standing model --------------------------------------------------------------------------------------
