@@ -5,7 +5,7 @@
     weights 0          weights β W                 weights W
     biases b_base      (1 - β) b_base + β b        biases b
 
-For Bernoulli units this is the geometric path exp(-(1 - β) E_0 - β E) of Salakhutdinov and Murray (2008, eq. 15), with
+For Bernoulli units this is the geometric path exp(-(1 - β) E_0 - β E) of Salakhutdinov and Murray (2008), with
 their base-rate model at its start. Other parameters, such as variances, are the machine's all the way.
 """
 
@@ -26,7 +26,7 @@ def temperatures(count: int, schedule: Literal["linear", "geometric", "piecewise
     """Inverse temperatures from 0 to 1 in `count` steps.
 
     `geometric` shortens all steps by the same factor until the last is a 1000th of the first; `piecewise` takes 500
-    parts in 14 500 to 0.5, 4 000 to 0.9 and 10 000 to 1, as Salakhutdinov and Murray (2008, section 4.2).
+    parts in 14 500 to 0.5, 4 000 to 0.9 and 10 000 to 1, as Salakhutdinov and Murray (2008).
     """
     if count < 1:
         raise ValueError(f"Annealing takes at least 1 step, got {count}")

@@ -2,14 +2,14 @@ r"""The deep Boltzmann machine (Salakhutdinov and Hinton 2009).
 
     h2   o  o  o         E(v, h) = e_v(v) - s(v)ᵀ W_0 h1 - h1ᵀ W_1 h2 - ... - sum_i b_iᵀ h_i
           \ | /  W_1
-    h1   o  o  o  o      p(h1 | v, h2) = σ(W_0ᵀ s(v) + W_1 h2 + b_1)                      (their eq. 11)
-          \ | /  W_0     p(h2 | h1)    = σ(W_1ᵀ h1 + b_2)                                 (eq. 12)
-    v    o  o  o         p(v | h1)     = Bernoulli, or Gaussian with mean W_0 h1 + b_0    (eq. 13)
+    h1   o  o  o  o      p(h1 | v, h2) = σ(W_0ᵀ s(v) + W_1 h2 + b_1)
+          \ | /  W_0     p(h2 | h1)    = σ(W_1ᵀ h1 + b_2)
+    v    o  o  o         p(v | h1)     = Bernoulli, or Gaussian with mean W_0 h1 + b_0
 
 Undirected between all layers, in contrast to the DBN (`harmonium.models.dbn`). The posterior of the hidden layers has
 no closed form; mean field takes the factorised q(h) = prod q_i that is locally nearest to it, which bounds from below:
 
-    log p(v) >= sum_h q(h) (-E(v, h)) + H(q) - log Z                                      (eq. 8)
+    log p(v) >= sum_h q(h) (-E(v, h)) + H(q) - log Z
 
 With one hidden layer the machine is an RBM and the bound is the log-likelihood. `harmonium.models.dbm_training` trains.
 """
@@ -86,7 +86,7 @@ class DBM(nn.Module):
         """The machine that pre-trained RBMs make together: half the energy of each (`harmonium.models.dbm_training`).
 
         What counts double in a pre-trained machine, its inputs or a whole layer of it, then counts once; a layer
-        between two machines gets the mean of the biases that they have for it (Salakhutdinov and Hinton 2009, 3.1).
+        between two machines gets the mean of the biases that they have for it (Salakhutdinov and Hinton 2009).
         """
         for below, above in pairwise(stack):
             if below.hidden != above.visible:
@@ -138,7 +138,7 @@ def mean_field(chain: LayerChain, v: Tensor, *, iterations: int = 50, tolerance:
     """Coordinate ascent of the bound in blocks: odd layers, then even ones, until no mean moves by `tolerance`.
 
     Every update is the exact maximum over its layers, so that the bound never falls. The start is a pass upwards in
-    which inputs from below count double, as the layers above have yet to speak (Salakhutdinov and Hinton 2009, 3.1).
+    which inputs from below count double, as the layers above have yet to speak (Salakhutdinov and Hinton 2009).
 
     Raises
     ------
@@ -202,7 +202,7 @@ def set_gradient(dbm: DBM, positive: Statistics, negative: Statistics, offsets: 
     offsets
         One (size,) for each layer: the gradient is then that of the machine whose states are centred at the offsets,
         E = -(s(x_i) - μ_i)ᵀ W_i (s(x_i+1) - μ_i+1) ..., carried back to the parameters as they are (Montavon and Müller
-        2012, eq. 5; Melchior, Fischer and Wiskott 2016, eq. 16-18). It needs no pre-training to learn a deep machine.
+        2012; Melchior, Fischer and Wiskott 2016). It needs no pre-training to learn a deep machine.
     """
     ascent = {
         name: positive.sums[name] / positive.count - negative.sums[name] / negative.count for name in positive.sums
@@ -212,7 +212,8 @@ def set_gradient(dbm: DBM, positive: Statistics, negative: Statistics, offsets: 
         moved = [ascent[f"layer_parameters.{layer}.bias"] for layer in range(len(dbm.units))]
         bias = list(moved)
         for i, (below, above) in enumerate(pairwise(offsets)):
-            weight = ascent[f"weights.{i}"] - torch.outer(below, moved[i + 1]) - torch.outer(moved[i], above)
+            weight = torch.addr(ascent[f"weights.{i}"], below, moved[i + 1], alpha=-1)
+            weight = torch.addr(weight, moved[i], above, alpha=-1)
             ascent[f"weights.{i}"] = weight
             bias[i] = bias[i] - weight @ above
             bias[i + 1] = bias[i + 1] - weight.T @ below

@@ -1,6 +1,6 @@
 r"""Training of deep Boltzmann machines: greedily, jointly, or jointly from the start by centring.
 
-Greedy pre-training (Salakhutdinov and Hinton 2009, figure 2) makes one RBM of each pair of layers, in which everything
+Greedy pre-training (Salakhutdinov and Hinton 2009) makes one RBM of each pair of layers, in which everything
 that will have a second neighbour in the deep machine counts double already:
 
     lowest machine    v is there twice      p(h1 | v) = σ(2 W_0ᵀ s(v) + b)    p(v | h1)  = σ(W_0 h1 + b)
@@ -8,12 +8,12 @@ that will have a second neighbour in the deep machine counts double already:
     top machine       h_L is there twice    p(h_L | ...) = σ(Wᵀ h + b)        p(h | h_L) = σ(2 W h_L + b)
 
 `DBM.compose` then takes half the energy of each. Joint training climbs the variational bound: the positive phase is
-mean field's, the negative one that of chains which persist from step to step (their algorithm 1). With one hidden layer
+mean field's, the negative one that of chains which persist from step to step. With one hidden layer
 this is PCD, or CD-k if the chains start at the data.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -156,9 +156,6 @@ class JointState:
     iterations: int = 0
     """Of the last mean field."""
 
-    error: float = 0.0
-    """Mean squared difference of the last batch and its reconstruction from the posterior."""
-
 
 @torch.no_grad()
 def start(dbm: DBM, count: int, data: Tensor, generator: torch.Generator) -> JointState:
@@ -190,14 +187,7 @@ def joint_gradient(
         )
     negative = negative_statistics(chain, particles)
     set_gradient(dbm, positive, negative, None if schedule.offset_rate is None else offsets)
-    reconstruction = chain.mean_half(0, layers[1::2])[0]
-    return replace(
-        state,
-        chains=particles,
-        offsets=offsets,
-        iterations=posterior.iterations,
-        error=float((reconstruction - v).square().mean()),
-    )
+    return JointState(chains=particles, offsets=offsets, iterations=posterior.iterations)
 
 
 def negative_statistics(chain: LayerChain, particles: Sequence[Tensor]) -> Statistics:

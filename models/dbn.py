@@ -8,7 +8,7 @@ r"""The deep belief network (Hinton, Osindero and Teh 2006).
 
 Upwards, Q(h1 | v) Q(h2 | h1) ... is the product of the RBMs' own conditionals. It makes
 
-    log p(v) >= <log p(v | h1) + ... - log Q(h1 | v) - ... - F_top> - log Z_top      (Salakhutdinov and Murray 2008, 3)
+    log p(v) >= <log p(v | h1) + ... - log Q(h1 | v) - ... - F_top> - log Z_top      (Salakhutdinov and Murray 2008)
 
 with the mean over Q and F_top the free energy of the top RBM. Where that RBM is the one below, turned over, Q is the
 true posterior and the bound is the log-likelihood: from there, greedy training raises the bound layer by layer.

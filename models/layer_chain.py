@@ -4,7 +4,7 @@ r"""Machines whose layers stand in a chain, each connected with its neighbours o
           \ | /  W1
     x1   o  o  o  o      Given the odd layers x1, x3 ... all units of the even layers are independent, and the other way
           \ | /  W0      round: the chain is an RBM with the even layers on one side and the odd ones on the other
-    x0   o  o  o         (Salakhutdinov and Hinton 2009, section 4.2), so that either side can be summed out.
+    x0   o  o  o         (Salakhutdinov and Hinton 2009), so that either side can be summed out.
 
 One *half* of a state is the tuple of the layers of one parity, 0 for x0, x2 ... and 1 for x1, x3 ... The factor β on
 all weights is what annealing turns up (`harmonium.models.partition_function`).

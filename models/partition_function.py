@@ -7,12 +7,12 @@ is its unnormalised probability at inverse temperature β_k, 0 = β_0 < ... < β
     reverse   x_0 ◀──T_1── x_1 ◀──T_2── ... ◀──T_K── x_K ~ p_K  log w = -sum_k log f_k(x_k-1) / f_k-1(x_k-1)
 
 T_k is a step of block Gibbs sampling, which leaves p_k as it is and is its own reversal. Forward, E[w] = Z_K / Z_0
-(Neal 2001; Salakhutdinov and Murray 2008, eq. 11): log w falls short of it on average, so that too few temperatures
+(Neal 2001; Salakhutdinov and Murray 2008): log w falls short of it on average, so that too few temperatures
 flatter the model. Reverse, E[w] = Z_0 / Z_K if x_K is a sample of the model, and too few temperatures slander it.
 
 RAISE starts the reverse chain at a test point v: f(v) w / Z_0 is then unbiased for the probability of v under the
 forward *sampler*, and the logarithm of its average is in expectation a lower bound of that (Burda, Grosse and
-Salakhutdinov 2015, algorithm 2). No sample of the model is needed.
+Salakhutdinov 2015). No sample of the model is needed.
 """
 
 import math

@@ -110,7 +110,7 @@ def test_bound_is_the_mean_over_all_upward_passes_and_below_the_likelihood() -> 
 )
 @torch.no_grad()
 def test_with_the_machine_turned_over_on_top_the_bound_is_the_likelihood(layers: tuple[Units, Units]) -> None:
-    """Whatever is drawn on the way up (Hinton et al. 2006, section 4): log Z of both machines is the same."""
+    """Whatever is drawn on the way up (Hinton et al. 2006): log Z of both machines is the same."""
     rbm = RBM(*layers).double()
     for parameter in rbm.parameters():
         parameter.normal_(0.0, 0.7, generator=generator())
