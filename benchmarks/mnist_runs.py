@@ -95,9 +95,9 @@ RECIPES = {
         binarisation="stochastic",
         hidden=(500, 1000),
         epochs=150,
-        learning_rate=0.01,
+        learning_rate=0.05,
         schedule=JointSchedule(gibbs_steps=5, mean_field_iterations=10, offset_rate=0.01),
-        weight_decay=2e-4,
+        weight_decay=1e-4,
         pretraining=(50, 50),
     ),
     "dbm-centred": Recipe(
@@ -106,9 +106,9 @@ RECIPES = {
         binarisation="stochastic",
         hidden=(500, 1000),
         epochs=200,
-        learning_rate=0.02,
+        learning_rate=0.1,
         schedule=JointSchedule(gibbs_steps=5, mean_field_iterations=10, offset_rate=0.01),
-        weight_decay=2e-4,
+        weight_decay=1e-4,
     ),
 }
 """By the names that `--models` takes."""
