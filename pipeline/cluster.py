@@ -9,11 +9,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, Protocol
 
 import dask
 from dask.system import CPU_COUNT
 
+import harmonium
 from harmonium.errors import ClusterError, UsageError
 from harmonium.pipeline.worker_processes import ENVIRONMENT, interrupts_held_back, main_module_hidden
 
@@ -259,7 +261,19 @@ def _running(address: str) -> Iterator[Any]:
     with client:
         if not client.nthreads():
             raise ClusterError(f"The scheduler at {address} has no workers; start some with `dask worker {address}`")
+        _check_versions(client)
         yield client
+
+
+def _check_versions(client: Any) -> None:
+    """Refuse workers that do not have this harmonium: one that cannot unpickle a task does not fail, it hangs."""
+    # A function of Python's own, which any worker can unpickle.
+    for worker, found in client.run(version, "harmonium", on_error="return").items():
+        if found != harmonium.__version__:
+            what = "no harmonium" if isinstance(found, Exception) else f"harmonium {found}"
+            raise ClusterError(
+                f"The worker {worker} has {what}, this is harmonium {harmonium.__version__}; install the same there"
+            )
 
 
 @contextmanager

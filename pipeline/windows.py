@@ -33,7 +33,7 @@ def parse_crs(crs: CRS | str) -> CRS:
     """
     try:
         return CRS.from_user_input(crs)
-    except CRSError as error:
+    except (CRSError, ValueError) as error:
         raise UsageError(f"A CRS is written like EPSG:4326, got {crs!r}") from error
 
 
@@ -71,6 +71,8 @@ def overlap(first: Bbox, second: Bbox) -> bool:
 
 def window_of(bbox: Bbox, bbox_crs: CRS, crs: CRS | None, transform: Affine, height: int, width: int) -> Tile | None:
     """The smallest window that holds the pixels of a scene that a bbox touches, or None where it touches none.
+
+    A bbox of another CRS is turned against the scene's grid: it counts as its own bounds in the scene's CRS.
 
     Parameters
     ----------
