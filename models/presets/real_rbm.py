@@ -39,7 +39,7 @@ from harmonium.models.unrolled import UnrolledStack, unroll
 
 _CD_STEPS = 300
 _FINE_TUNING_ROUNDS = (400, 600, 2000)
-_UNITS_PER_BIT = 0.5
+_UNITS_PER_BIT = 0.75
 _MAX_STATES = 1 << 14
 _SEARCH_CELLS = 10_000
 """Cells that the search for the step looks at."""
