@@ -6,6 +6,7 @@ This is the only module that knows `distributed`.
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +16,13 @@ from typing import Any, Protocol
 import dask
 from dask.system import CPU_COUNT
 
-import harmonium
 from harmonium.errors import ClusterError, UsageError
 from harmonium.pipeline.worker_processes import ENVIRONMENT, interrupts_held_back, main_module_hidden
 
 CONNECT_SECONDS = 10
 """How long a scheduler that runs already may take to answer, at first and after a connection broke."""
+
+_VERSION = version("harmonium")
 
 TaskReport = Callable[..., None]
 """Called inside a task with plain values; they reach the caller of `Executor.reporter`."""
@@ -219,11 +221,13 @@ def connect(cluster: str = "local", workers: int | None = None) -> Iterator[Exec
     elif cluster == "local":
         with _quiet(), _local(workers or CPU_COUNT) as client:
             yield OnDask(client, f"{len(client.nthreads())} local worker(s)")
-    elif cluster.startswith(("tcp://", "tls://")):
+    elif re.fullmatch(r"(tcp|tls)://.+:\d+", cluster):
         with _quiet(), _running(cluster) as client:
             yield OnDask(client, cluster)
     else:
-        raise UsageError(f"A cluster is 'local', 'none', or a scheduler's tcp:// or tls:// address, got {cluster!r}")
+        raise UsageError(
+            f"A cluster is 'local', 'none', or a scheduler's tcp://HOST:PORT or tls://HOST:PORT, got {cluster!r}"
+        )
 
 
 def _distributed() -> Any:
@@ -252,9 +256,14 @@ def _local(workers: int) -> Iterator[Any]:
 
 @contextmanager
 def _running(address: str) -> Iterator[Any]:
+    distributed = _distributed()
+    if address.startswith("tls://") and not distributed.Security().get_connection_args("client").get("ssl_context"):
+        raise ClusterError(
+            f"No certificates for {address} are set up; name them in Dask's configuration, distributed.tls"
+        )
     try:
-        client = _distributed().Client(address, timeout=CONNECT_SECONDS)
-    except (OSError, ValueError, TypeError) as error:  # the last where TLS is not set up
+        client = distributed.Client(address, timeout=CONNECT_SECONDS)
+    except OSError as error:
         raise ClusterError(
             f"No Dask scheduler answers at {address} ({error}); is it running, and is the port open?"
         ) from error
@@ -269,11 +278,9 @@ def _check_versions(client: Any) -> None:
     """Refuse workers that do not have this harmonium: one that cannot unpickle a task does not fail, it hangs."""
     # A function of Python's own, which any worker can unpickle.
     for worker, found in client.run(version, "harmonium", on_error="return").items():
-        if found != harmonium.__version__:
+        if found != _VERSION:
             what = "no harmonium" if isinstance(found, Exception) else f"harmonium {found}"
-            raise ClusterError(
-                f"The worker {worker} has {what}, this is harmonium {harmonium.__version__}; install the same there"
-            )
+            raise ClusterError(f"The worker {worker} has {what}, this is harmonium {_VERSION}; install the same there")
 
 
 @contextmanager

@@ -102,8 +102,7 @@ def fit(
     ClusterError
         If the cluster is lost.
     """
-    if preset not in presets.names():
-        raise UsageError(f"Unknown preset {preset!r}; known are {', '.join(presets.names())}")
+    check_preset(preset)
     groups = _agreeing_groups(scenes)
     report = executor.reporter(listen or _ignore)
     jobs = [_job(name, members, preset, options, report) for name, members in groups.items()]
@@ -113,6 +112,12 @@ def fit(
             raise outcome.error
         trained[outcome.index] = model_file.from_bytes(outcome.result)
     return model_file.make({name: trained[index].groups[name] for index, name in enumerate(groups)})
+
+
+def check_preset(name: str) -> None:
+    """Raise `UsageError` unless there is such a preset."""
+    if name not in presets.names():
+        raise UsageError(f"Unknown preset {name!r}; known are {', '.join(presets.names())}")
 
 
 def fit_options(

@@ -16,11 +16,11 @@ def decompress(
     out: Path,
     output: Output,
     *,
-    group: str | None,
-    bands: Sequence[str],
-    bbox: Bbox | None,
-    crs: str,
-    window: tuple[int, int, int, int] | None,
+    group: str | None = None,
+    bands: Sequence[str] = (),
+    bbox: Bbox | None = None,
+    crs: str = "EPSG:4326",
+    window: tuple[int, int, int, int] | None = None,
 ) -> None:
     """Write the file and say what is in it."""
     watch = Stopwatch()

@@ -67,9 +67,7 @@ def demo(out: Path, output: Output, *, workers: int | None, effort: float) -> No
     output.say("4. decompress a window to a Cloud Optimized GeoTIFF")
     window = (1024, 512, 512, 512)
     archive = open_archive(archive_path)
-    decompress(
-        archive, _SCENE, out / "window.tif", quiet, group=_GROUP, bands=(), bbox=None, crs="EPSG:4326", window=window
-    )
+    decompress(archive, _SCENE, out / "window.tif", quiet, group=_GROUP, window=window)
     output.say("5. measure the half that was not trained on, and JPEG 2000 beside it")
     report = _measure(scene, archive[_SCENE][_GROUP], pixels, middle)
     _draw(out / "demo.png", scene, pixels, report, window)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harmonium.errors import UsageError
-from harmonium.models import presets
 from harmonium.models.model_file import ModelFile
 from harmonium.pipeline import fit as pipeline_fit
 from harmonium.pipeline.cluster import connect
@@ -44,8 +43,7 @@ def fit(
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise UsageError(f"{out} cannot be written: it is a folder, or lies in none; choose another path with --out")
     options = pipeline_fit.fit_options(seed=seed, bits=bits, effort=effort, peak=peak)
-    if preset not in presets.names():
-        raise UsageError(f"Unknown preset {preset!r}; known are {', '.join(presets.names())}")
+    pipeline_fit.check_preset(preset)
     if bbox is not None:
         scenes = [pipeline_fit.clip(scene, bbox, crs) for scene in scenes]
     with connect(cluster, workers) as executor, output.progress(("loss",)) as bars:
