@@ -258,9 +258,7 @@ def _local(workers: int) -> Iterator[Any]:
 def _running(address: str) -> Iterator[Any]:
     distributed = _distributed()
     if address.startswith("tls://") and not distributed.Security().get_connection_args("client").get("ssl_context"):
-        raise ClusterError(
-            f"No certificates for {address} are set up; name them in Dask's configuration, distributed.tls"
-        )
+        raise ClusterError(f"No certificates for {address}; name them in Dask's configuration, distributed.comm.tls")
     try:
         client = distributed.Client(address, timeout=CONNECT_SECONDS)
     except OSError as error:

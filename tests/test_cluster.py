@@ -167,7 +167,7 @@ def test_a_scheduler_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_scheduler_that_wants_certificates() -> None:
-    with pytest.raises(ClusterError, match=r"No certificates for tls://127\.0\.0\.1:1; .*distributed\.comm\.tls"):
+    with pytest.raises(ClusterError, match=r"certificates for tls://127\.0\.0\.1:1; .*distributed\.comm\.tls"):
         connect("tls://127.0.0.1:1").__enter__()
 
 
