@@ -142,7 +142,7 @@ class OnDask:
         """See `Executor.map`."""
         source = enumerate(arguments)
         positions: dict[str, int] = {}
-        running = _distributed().as_completed()
+        running = _distributed().as_completed(loop=self._client.loop)
         while True:
             # One task more than fits each worker waits beside it, so that none is idle between two.
             while len(positions) < 2 * self.workers and (following := next(source, None)) is not None:
@@ -158,7 +158,7 @@ class OnDask:
     def fan_in(self, jobs: Iterable[FanIn], *, gpu: bool = False) -> Iterator[Outcome]:
         """See `Executor.fan_in`."""
         positions: dict[str, int] = {}
-        running = _distributed().as_completed()
+        running = _distributed().as_completed(loop=self._client.loop)
         for index, job in enumerate(jobs):
             parts = [self._submit(job.part, *each) for each in job.arguments]
             future = self._submit(job.whole, parts, *job.extra, gpu=gpu)
@@ -250,7 +250,7 @@ def _local(workers: int) -> Iterator[Any]:
                 dashboard_address="127.0.0.1:0",  # any free port: several commands may run at a time
                 silence_logs=logging.CRITICAL,
             )
-        with cluster, distributed.Client(cluster) as client:
+        with cluster, distributed.Client(cluster, set_as_default=False) as client:
             yield client
 
 
@@ -260,7 +260,7 @@ def _running(address: str) -> Iterator[Any]:
     if address.startswith("tls://") and not distributed.Security().get_connection_args("client").get("ssl_context"):
         raise ClusterError(f"No certificates for {address}; name them in Dask's configuration, distributed.comm.tls")
     try:
-        client = distributed.Client(address, timeout=CONNECT_SECONDS)
+        client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except OSError as error:
         raise ClusterError(
             f"No Dask scheduler answers at {address} ({error}); is it running, and is the port open?"
