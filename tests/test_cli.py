@@ -353,8 +353,13 @@ def test_an_interrupt_in_this_process_ends_with_130(
         time.sleep(5)
 
     monkeypatch.setattr("harmonium.workflows.describe.ls", interrupted)
-    assert shell("ls", archive) == Ended(130, "", "interrupted; run the same command again to go on\n")
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    # A shell starts what it runs in the background with interrupts ignored, and Python then leaves them so.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert shell("ls", archive) == Ended(130, "", "interrupted; run the same command again to go on\n")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_reader_that_goes_away_is_no_error(archive: Path) -> None:
