@@ -14,24 +14,9 @@ from benchmarks.mnist_images import BATCH, PIXELS, Binarisation, binarised, epoc
 from harmonium.models.dbm import DBM
 from harmonium.models.dbm_training import Doubling, JointSchedule, JointState, lifted, pretrain, start, train_jointly
 from harmonium.models.rbm import RBM
-from harmonium.models.units import Bernoulli, Parameters
+from harmonium.models.units import Bernoulli
 
 _PRETRAINING_RATE = 0.05
-
-
-class FastBernoulli(Bernoulli):
-    """Bernoulli units whose probabilities are rounded to 16 bits: four draws from one 64-bit random number.
-
-    torch's own draws take a random number each and would take longer than the products that they follow.
-    """
-
-    __slots__ = ()
-
-    def sample(self, a: Tensor, parameters: Parameters, generator: torch.Generator) -> Tensor:
-        p = self.mean(a, parameters)
-        words = torch.empty((p.numel() + 3) // 4, dtype=torch.int64, device=p.device)
-        uniform = words.random_(-(1 << 63), None, generator=generator).view(torch.int16)[: p.numel()].view_as(p)
-        return (p * 65536 - 32768.5 > uniform).to(p.dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +196,7 @@ class Effort:
 def train_recipe(name: str, images: Tensor, folder: Path, effort: Effort) -> tuple[DBM, float] | None:
     """The trained machine and its seconds of training; None if time ran out."""
     recipe, generator = RECIPES[name], torch.Generator().manual_seed(1)
-    units = [FastBernoulli(size=size) for size in (PIXELS, *recipe.hidden)]
+    units = [Bernoulli(size=size) for size in (PIXELS, *recipe.hidden)]
     stack, seconds = list[RBM](), 0.0
     for index, epochs in enumerate(recipe.pretraining):
         rbm = RBM(units[index], units[index + 1]).initialise(generator)
@@ -234,7 +219,7 @@ def train_recipe(name: str, images: Tensor, folder: Path, effort: Effort) -> tup
 
 
 @torch.no_grad()
-def from_scratch(recipe: Recipe, units: Sequence[FastBernoulli], images: Tensor, generator: torch.Generator) -> DBM:
+def from_scratch(recipe: Recipe, units: Sequence[Bernoulli], images: Tensor, generator: torch.Generator) -> DBM:
     """Small random weights, and visible biases that give the pixels' rates (Hinton 2010)."""
     dbm = DBM(units[0], units[1:]).initialise(generator)
     rates = binarised(images, recipe.binarisation, generator).mean(0).clamp(1e-3, 1 - 1e-3)

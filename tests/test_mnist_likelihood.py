@@ -7,7 +7,6 @@ import math
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from torch import Tensor
 pytest.importorskip("benchmarks", reason="no folder benchmarks/: it is not part of the wheel")
 
 from benchmarks import mnist_likelihood
-from benchmarks.mnist_runs import RECIPES, Effort, FastBernoulli, train_recipe
+from benchmarks.mnist_runs import RECIPES, Effort, train_recipe
 
 
 def pictures(count: int = 300) -> Tensor:
@@ -24,19 +23,6 @@ def pictures(count: int = 300) -> Tensor:
 
 def effort(epochs: int, deadline: float = math.inf) -> Effort:
     return Effort(epochs=epochs, batches=2, deadline=deadline, products=torch.float32)
-
-
-def test_coarse_draws_have_the_units_probabilities() -> None:
-    p = torch.tensor([0.0, 1e-4, 0.1, 0.5, 0.731, 0.999, 1.0])
-    units, parameters = FastBernoulli(size=7), {"bias": torch.zeros(7)}
-    noise = torch.Generator().manual_seed(0)
-    x = torch.cat([units.sample(torch.logit(p).expand(100_000, -1), parameters, noise) for _ in range(5)])
-    assert set(x.unique().tolist()) == {0.0, 1.0}  # type: ignore[no-untyped-call]
-    error = (x.mean(0) - p).abs() / (p * (1 - p) / len(x)).sqrt().clamp(min=1e-9)
-    assert float(error.max()) < 4.5
-    # Four draws share a random number, and are independent of one another all the same.
-    correlation = np.corrcoef(x[:, 2:6].numpy().T)
-    np.testing.assert_allclose(correlation, np.eye(4), atol=0.007)
 
 
 @pytest.mark.parametrize("name", ["rbm-pcd", "dbm"])
