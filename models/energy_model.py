@@ -93,7 +93,8 @@ def set_gradient(model: nn.Module, positive: Statistics, negative: Statistics) -
     """Store in every learned parameter's `.grad` the descent direction of -log p: negative minus positive phase."""
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            parameter.grad = negative.sums[name] / negative.count - positive.sums[name] / positive.count
+            mean = negative.sums[name] / negative.count
+            parameter.grad = mean.sub_(positive.sums[name], alpha=1 / positive.count)
 
 
 @torch.no_grad()
@@ -128,8 +129,8 @@ def update(model: nn.Module, optimiser: torch.optim.Optimizer, step: int, layer:
 
 
 def _is_finite(x: Tensor) -> bool:
-    # The largest magnitude carries NaN on, and takes one pass without a tensor of truth values.
-    return not x.numel() or bool(torch.isfinite(torch.linalg.vector_norm(x, torch.inf)))
+    # Both extremes carry NaN on, and take one pass without a tensor of truth values.
+    return not x.numel() or all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(x))
 
 
 def _left_finite(what: str, layer: str, step: int, optimiser: torch.optim.Optimizer) -> str:
