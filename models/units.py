@@ -102,6 +102,13 @@ class Units(ABC):
         """Sums over the batch of -∂E/∂parameter at state `x` with input `a`, for each that is learned, (size,)."""
         return {"bias": x.sum(0)}
 
+    def conditional_statistics(self, mean: Tensor, a: Tensor, parameters: Parameters) -> dict[str, Tensor]:
+        """`statistics` in expectation over p(x | a), by its mean E[x | a], (batch, size).
+
+        For parameters that meet the state linearly, as biases do, it is the statistic of the mean.
+        """
+        return self.statistics(mean, a, parameters)
+
 
 class Bernoulli(Units):
     """Units that are 0 or 1."""
@@ -175,6 +182,13 @@ class Gaussian(Units):
         sums = {"bias": residual.sum(0) * precision}
         if self.variance is None:
             sums["log_variance"] = (0.5 * residual.square() - x * a).sum(0) * precision
+        return sums
+
+    def conditional_statistics(self, mean: Tensor, a: Tensor, parameters: Parameters) -> dict[str, Tensor]:
+        sums = self.statistics(mean, a, parameters)
+        if self.variance is None:
+            # What the square of a state has beyond that of its mean: the variance σ², times 1 / 2 σ².
+            sums["log_variance"] = sums["log_variance"] + 0.5 * len(mean)
         return sums
 
 
