@@ -134,35 +134,27 @@ class RestrictedMachine(nn.Module, ABC):
         return self.sample_visible(self.sample_hidden(state, generator, beta), generator, beta)
 
     @torch.no_grad()
-    def statistics(self, state: Tensor) -> Statistics:
-        """Sums of -∂F/∂θ over visible states (batch, visible): of -∂E/∂θ with h replaced by its conditional mean.
+    def statistics(self, state: Tensor, *, up: float = 1.0, down: float = 1.0) -> Statistics:
+        """Sums of -∂F/∂θ over visible states (batch, visible): of -∂E/∂θ in expectation over p(h | v).
 
-        Exact for every kind of hidden unit whose learned parameters meet its state linearly: Bernoulli, categorical,
-        rectified and limited-state units, and Gaussian ones with a fixed variance. The mean of the statistic is then
-        the statistic of the mean.
-
-        Raises
-        ------
-        ValueError
-            If the hidden units are of another kind.
+        Parameters
+        ----------
+        state
+            Visible states.
+        up, down
+            Factors on what the hidden and the visible units get from each other (`harmonium.models.dbm_training`).
         """
-        if self.hidden.learned != {"bias"}:
-            raise ValueError(
-                f"Hidden units must have a bias and nothing else to learn, got {type(self.hidden).__name__} with "
-                f"{', '.join(sorted(self.hidden.learned))}; take Bernoulli, Categorical, RectifiedGaussian, "
-                "LimitedState, or Gaussian with a fixed variance"
-            )
         v = self._visible_in(state)
         coupled_v = self.visible.coupled(v, self.visible_parameters)
-        h = self.hidden.mean(self._up(coupled_v), self.hidden_parameters)
+        to_hidden = _times(up, self._up(coupled_v))
+        h = self.hidden.mean(to_hidden, self.hidden_parameters)
         coupled_h = self.hidden.coupled(h, self.hidden_parameters)
-        a = self._down(coupled_h)
+        to_visible = _times(down, self._down(coupled_h))
         sums = self._weight_statistics(coupled_v, coupled_h)
-        for name, value in self.visible.statistics(_rows(v), _rows(a), self.visible_parameters).items():
-            sums[f"visible_parameters.{name}"] = value
-        h = _rows(h)
-        for name, value in self.hidden.statistics(h, torch.zeros_like(h), self.hidden_parameters).items():
-            sums[f"hidden_parameters.{name}"] = value
+        own_v = self.visible.statistics(_rows(v), _rows(to_visible), self.visible_parameters)
+        own_h = self.hidden.conditional_statistics(_rows(h), _rows(to_hidden), self.hidden_parameters)
+        sums |= {f"visible_parameters.{name}": value for name, value in own_v.items()}
+        sums |= {f"hidden_parameters.{name}": value for name, value in own_h.items()}
         return Statistics(count=len(state), sums=sums)
 
 
@@ -212,6 +204,10 @@ def _tempered(a: Tensor, parameters: Parameters, beta: Tensor | None) -> Tensor:
         return a
     beta = beta.reshape(beta.shape + (1,) * (a.ndim - beta.ndim))
     return beta * a - (1 - beta) * parameters["bias"]
+
+
+def _times(factor: float, a: Tensor) -> Tensor:
+    return a if factor == 1 else factor * a
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -95,6 +95,7 @@ def test_it_is_the_machine_with_the_unrolled_weights(
         (Bernoulli(size=2), Bernoulli(size=3)),
         (Gaussian(size=2), Bernoulli(size=3)),
         (Gaussian(size=2, variance=0.5), RectifiedGaussian(size=2)),
+        (Bernoulli(size=1), Gaussian(size=2)),
         (LimitedState(size=1, states=4), Categorical(size=1, states=3)),
         (Categorical(size=2, states=3), Bernoulli(size=2)),
     ],

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from harmonium.models.categorical import Categorical
 from harmonium.models.contrastive_divergence import Schedule, set_gradient, train
+from harmonium.models.energy_model import free_energy_statistics
 from harmonium.models.rbm import RBM
 from harmonium.models.units import Bernoulli, Gaussian, LimitedState, RectifiedGaussian, Units
 
@@ -268,6 +269,7 @@ PAIRS: list[tuple[Units, Units]] = [
     (LABELS, Categorical(size=2, states=4)),
     (Bernoulli(size=3), LABELS),
     (LABELS, FIXED),
+    (LABELS, Gaussian(size=2)),
     (FIXED, Bernoulli(size=3)),
     (FIXED, LABELS),
     (RectifiedGaussian(size=2), LABELS),
@@ -313,6 +315,26 @@ def test_gradients_of_further_kinds_are_those_of_the_exact_likelihood(pair: tupl
     negative = expected([rbm.statistics(row[None]) for row in v[heavy]], p[heavy])
     set_gradient(rbm, rbm.statistics(data), negative)
     assert_same({name: g for name, g in gradients(rbm).items() if g is not None}, exact, atol=1e-8)
+
+
+@given(
+    kind=st.sampled_from((Bernoulli, Gaussian, RectifiedGaussian)),
+    sizes=st.tuples(st.integers(1, 4), st.integers(1, 3)),
+    seed=st.integers(0, 99),
+)
+def test_statistics_of_hidden_units_that_learn_a_variance(kind: Kind, sizes: tuple[int, int], seed: int) -> None:
+    """Against automatic differentiation of the free energy."""
+    rbm = randomised((kind(size=sizes[0]), Gaussian(size=sizes[1])), seed)
+    v = torch.rand(5, sizes[0], dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    found = rbm.statistics(v)
+    assert "hidden_parameters.log_variance" in found.sums
+    assert_same(found.sums, dict(free_energy_statistics(rbm, v).sums), atol=1e-8)
+    # The mean alone is not enough: a half of a state's square is its variance.
+    mean = rbm.mean_hidden(v).detach()
+    with torch.no_grad():
+        a = mean - rbm.hidden_parameters["bias"]
+        of_the_mean = rbm.hidden.statistics(mean, a, rbm.hidden_parameters)["log_variance"]
+    torch.testing.assert_close(found.sums["hidden_parameters.log_variance"], of_the_mean + 5 / 2)
 
 
 @torch.no_grad()

@@ -51,7 +51,8 @@ def dense(trbm: TensorRBM) -> RBM:
 @st.composite
 def machines(draw: st.DrawFn) -> TensorRBM:
     modes = tuple(draw(st.lists(st.integers(1, 3), min_size=1, max_size=4)))
-    hidden = draw(st.sampled_from((Bernoulli(size=3), RectifiedGaussian(size=2), Categorical(size=1, states=3))))
+    kinds_above = (Bernoulli(size=3), RectifiedGaussian(size=2), Categorical(size=1, states=3), Gaussian(size=2))
+    hidden: Units = draw(st.sampled_from(kinds_above))
     ranks = st.integers(1, 3)
     form: WeightForm = CP(rank=draw(ranks))
     if draw(st.booleans()):
