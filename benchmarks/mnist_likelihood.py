@@ -23,7 +23,7 @@ from torch import Tensor
 
 from benchmarks import common
 from benchmarks.common import Report, Table
-from benchmarks.mnist_figures import draw_figures
+from benchmarks.mnist_figures import draw_figure
 from benchmarks.mnist_images import binarised, load_images
 from benchmarks.mnist_runs import RECIPES, Effort, train_recipe
 from harmonium.models.annealing_path import Path as AnnealingPath
@@ -207,7 +207,7 @@ def measure(options: argparse.Namespace) -> Report:
         how, generator = RECIPES[name].binarisation, torch.Generator().manual_seed(0)
         v, held_out = binarised(train, how, generator), binarised(test, how, generator)[: options.test_images]
         found[name] = evaluate(dbm, v, held_out, options, seconds)
-        draw_figures(dbm.float(), v[:10].float(), folder / name, options.burn_in)
+        draw_figure(dbm.float(), v[:8].float(), folder / f"{name}.png", options.burn_in)
     tables = [table(found)] if found else []
     measured = {name: asdict(ours) for name, ours in found.items()}
     return Report(name="mnist_likelihood", tables=tables, notes=[*notes, *verdicts(found)], measured=measured)
