@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from harmonium.models.energy_model import ChainModel, update
+from harmonium.models.energy_model import ChainModel, is_finite, update
 from harmonium.models.energy_model import Statistics as Statistics
 from harmonium.models.energy_model import set_gradient as set_gradient
 from harmonium.models.rbm import RBM, RestrictedMachine
@@ -38,8 +38,7 @@ def negative_particles(model: ChainModel, v: Tensor, k: int, generator: torch.Ge
 
 def has_finite_gradient(module: nn.Module) -> bool:
     """Whether a step along the stored gradients leaves every parameter finite."""
-    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
-    return all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+    return all(is_finite(parameter.grad) for parameter in module.parameters() if parameter.grad is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +102,7 @@ def train(
         foreach=True,
     )
     for step, v in zip(range(schedule.steps), batches, strict=False):
-        if not bool(torch.isfinite(v).all()):
+        if not is_finite(v):
             raise FloatingPointError(
                 f"The batch of step {step} of {layer} holds values that are not finite; mask such pixels"
             )

@@ -117,18 +117,19 @@ def update(model: nn.Module, optimiser: torch.optim.Optimizer, step: int, layer:
         may be spoilt: make a new one to go on.
     """
     for name, parameter in model.named_parameters():
-        if parameter.grad is not None and not _is_finite(parameter.grad):
+        if parameter.grad is not None and not is_finite(parameter.grad):
             raise FloatingPointError(_left_finite(f"The gradient of {name!r}", layer, step, optimiser))
     before = [parameter.clone() for parameter in model.parameters()]
     optimiser.step()
-    spoilt = [name for name, parameter in model.named_parameters() if not _is_finite(parameter)]
+    spoilt = [name for name, parameter in model.named_parameters() if not is_finite(parameter)]
     if spoilt:
         for parameter, value in zip(model.parameters(), before, strict=True):
             parameter.copy_(value)
         raise FloatingPointError(_left_finite(f"Parameter {spoilt[0]!r}", layer, step, optimiser))
 
 
-def _is_finite(x: Tensor) -> bool:
+def is_finite(x: Tensor) -> bool:
+    """Whether all numbers of a tensor are."""
     # Both extremes carry NaN on, and take one pass without a tensor of truth values.
     return not x.numel() or all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(x))
 
