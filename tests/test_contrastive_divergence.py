@@ -70,12 +70,6 @@ def test_statistics_of_parts_merge() -> None:
         torch.testing.assert_close(merged.sums[name], value)
 
 
-def test_hidden_units_with_a_variance_are_refused() -> None:
-    rbm = RBM(Bernoulli(size=3), Gaussian(size=2))
-    with pytest.raises(ValueError, match="got Gaussian with bias, log_variance"):
-        statistics(rbm, torch.zeros(1, 3))
-
-
 def exact_negative(rbm: RBM) -> Statistics:
     """Statistics under the model's own distribution, as of one state."""
     v = binary_states(rbm.visible.size)
