@@ -12,8 +12,12 @@ no closed form; mean field takes the factorised q(h) = prod q_i that is locally 
     log p(v) >= sum_h q(h) (-E(v, h)) + H(q) - log Z
 
 With one hidden layer the machine is an RBM and the bound is the log-likelihood. `harmonium.models.dbm_training` trains.
+
+Visible states may be tensors, such as rows × columns × bands, with W_0 in factors (`harmonium.models.tensor_rbm`). All
+computations see the dense W_0, which is expanded once for each `chain`; its gradient is carried back to the factors.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,7 +28,8 @@ from torch import Tensor, nn
 
 from harmonium.models.contrastive_divergence import Statistics
 from harmonium.models.layer_chain import LayerChain, States, named
-from harmonium.models.rbm import RBM
+from harmonium.models.rbm import RBM, layer_parameters
+from harmonium.models.tensor_rbm import FactoredWeight, Stackable, TensorRBM
 from harmonium.models.units import Bernoulli, Gaussian, Units
 
 
@@ -54,14 +59,17 @@ class DBM(nn.Module):
         Bernoulli or Gaussian units.
     hidden
         One or more layers of Bernoulli units, the lowest first.
+    first
+        The weight between the visible and the lowest hidden layer in factors; a matrix by default.
 
     Notes
     -----
-    `weights[i]` is (size of layer i, size of layer i + 1), zero until `initialise`; `layer_parameters[i]` holds the
-    parameters of layer i, 0 being the visible one. States are tuples of all layers, each (batch, size).
+    `weights[i]` is (size of layer i, size of layer i + 1), zero until `initialise`, or `first`; `layer_parameters[i]`
+    holds the parameters of layer i, 0 being the visible one. States are tuples of all layers, each (batch, size); with
+    `first`, visible ones are (batch, *modes), except in a `LayerChain`.
     """
 
-    def __init__(self, visible: Units, hidden: Sequence[Units]) -> None:
+    def __init__(self, visible: Units, hidden: Sequence[Units], first: FactoredWeight | None = None) -> None:
         super().__init__()
         wrong = [type(units).__name__ for units in hidden if not isinstance(units, Bernoulli)]
         if not isinstance(visible, Bernoulli | Gaussian) or wrong or not hidden:
@@ -70,33 +78,45 @@ class DBM(nn.Module):
                 f"{type(visible).__name__} below {', '.join(type(units).__name__ for units in hidden) or 'nothing'}"
             )
         self.units: tuple[Units, ...] = (visible, *hidden)
-        self.weights = nn.ParameterList([torch.zeros(a.size, b.size) for a, b in pairwise(self.units)])
-        self.layer_parameters = nn.ModuleList([nn.ParameterDict(units.initial_parameters()) for units in self.units])
+        shapes = [(below.size, above.size) for below, above in pairwise(self.units)]
+        if first is not None and first.shape != shapes[0]:
+            raise ValueError(f"Expected factors of a weight {shapes[0]}, found those of {first.shape}")
+        weights = [torch.zeros(shape) for shape in shapes]
+        self.weights = nn.ParameterList(weights if first is None else [first, *weights[1:]])
+        self.layer_parameters = nn.ModuleList([layer_parameters(units) for units in self.units])
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator, scale: float = 0.01) -> Self:
-        """Draw all weights from N(0, scale²)."""
+        """Draw all weights from N(0, scale²), and factors so that their weight has that variance."""
         for weight in self.weights:
-            weight.normal_(0.0, scale, generator=generator)
+            if isinstance(weight, FactoredWeight):
+                weight.initialise(generator, scale)
+            else:
+                weight.normal_(0.0, scale, generator=generator)
         return self
 
     @classmethod
     @torch.no_grad()
-    def compose(cls, stack: Sequence[RBM]) -> Self:
+    def compose(cls, stack: Sequence[Stackable]) -> Self:
         """The machine that pre-trained RBMs make together: half the energy of each (`harmonium.models.dbm_training`).
 
         What counts double in a pre-trained machine, its inputs or a whole layer of it, then counts once; a layer
-        between two machines gets the mean of the biases that they have for it (Salakhutdinov and Hinton 2009).
+        between two machines gets the mean of the biases that they have for it (Salakhutdinov and Hinton 2009). The
+        lowest machine may be a tensor RBM.
         """
         for below, above in pairwise(stack):
-            if below.hidden != above.visible:
+            if below.hidden != above.visible or not isinstance(above, RBM):
                 raise ValueError(
-                    f"{below.hidden} cannot stand below {above.visible}; stack machines that share a layer"
+                    f"{below.hidden} cannot stand below {type(above).__name__} of {above.visible}; stack RBMs that "
+                    "share a layer"
                 )
-        dbm = cls(stack[0].visible, [rbm.hidden for rbm in stack]).to(stack[0].weight)
+        first = copy.deepcopy(stack[0].factors) if isinstance(stack[0], TensorRBM) else None
+        visible = named(stack[0].visible_parameters)
+        dbm = cls(stack[0].visible, [rbm.hidden for rbm in stack], first).to(visible["bias"])
         for weight, rbm in zip(dbm.weights, stack, strict=True):
-            weight.copy_(rbm.weight)
-        for name, value in named(stack[0].visible_parameters).items():
+            if isinstance(rbm, RBM):
+                weight.copy_(rbm.weight)
+        for name, value in visible.items():
             dbm._layer(0)[name].copy_(value)
         for layer, (below, above) in enumerate(pairwise(stack), start=1):
             bias = 0.5 * (below.hidden_parameters["bias"] + above.visible_parameters["bias"])
@@ -107,22 +127,34 @@ class DBM(nn.Module):
     def _layer(self, layer: int) -> nn.ParameterDict:
         return cast("nn.ParameterDict", self.layer_parameters[layer])
 
+    @property
+    def modes(self) -> tuple[int, ...]:
+        """Shape of a visible state."""
+        first = self.weights[0]
+        return first.modes if isinstance(first, FactoredWeight) else (self.units[0].size,)
+
+    def rows(self, v: Tensor) -> Tensor:
+        """Visible states (batch, *modes) as a `LayerChain` has them, (batch, size)."""
+        first = self.weights[0]
+        return first.rows(v) if isinstance(first, FactoredWeight) else v
+
     def chain(self, products: torch.dtype | None = None) -> LayerChain:
         """The machine as a value that shares its tensors; with `products`, its weights cast to that dtype."""
         chain = LayerChain(
             units=self.units,
             parameters=tuple(named(self._layer(layer)) for layer in range(len(self.units))),
-            weights=tuple(self.weights),
+            weights=tuple(weight.dense() if isinstance(weight, FactoredWeight) else weight for weight in self.weights),
         )
         return chain if products is None else chain.with_products_in(products)
 
     def energy(self, v: Tensor, hidden: Sequence[Tensor]) -> Tensor:
         """E(v, h), (batch,)."""
-        return self.chain().energy((v, *hidden))
+        return self.chain().energy((self.rows(v), *hidden))
 
     def gibbs_step(self, states: Sequence[Tensor], generator: torch.Generator) -> States:
         """One even/odd step of block Gibbs sampling: all odd layers given the even ones, then the reverse."""
-        return self.chain().gibbs_step(states, generator)
+        v, *hidden = self.chain().gibbs_step((self.rows(states[0]), *states[1:]), generator)
+        return (v.reshape(-1, *self.modes), *hidden)
 
     @torch.no_grad()
     def lower_bound(self, v: Tensor, means: Sequence[Tensor], log_z: float) -> Tensor:
@@ -176,7 +208,7 @@ def mean_field(chain: LayerChain, v: Tensor, *, iterations: int = 50, tolerance:
 
 @torch.no_grad()
 def statistics(chain: LayerChain, states: Sequence[Tensor]) -> Statistics:
-    """Sums of -∂E/∂θ over a batch of states of all layers, by the names of `DBM.named_parameters`.
+    """Sums of -∂E/∂θ over a batch of states of all layers, by the names of `DBM.named_parameters` with dense weights.
 
     The layers of one half, except Gaussian ones, may be given by their means given the other half, or all hidden layers
     by those of a factorised posterior: the expectation of the statistics is then exact.
@@ -184,7 +216,7 @@ def statistics(chain: LayerChain, states: Sequence[Tensor]) -> Statistics:
     coupled = [chain.coupled(layer, x) for layer, x in enumerate(states)]
     sums = {f"weights.{i}": below.T @ above for i, (below, above) in enumerate(pairwise(coupled))}
     # Only variances need the input that the visible layer gets from above.
-    quadratic = set(chain.parameters[0]) != {"bias"}
+    quadratic = chain.units[0].learned != {"bias"}
     to_visible = coupled[1] @ chain.weights[0].T.to(coupled[1].dtype) if quadratic else torch.zeros_like(states[0])
     for layer, x in enumerate(states):
         a = to_visible if layer == 0 else torch.zeros_like(x)
@@ -195,7 +227,7 @@ def statistics(chain: LayerChain, states: Sequence[Tensor]) -> Statistics:
 
 @torch.no_grad()
 def set_gradient(dbm: DBM, positive: Statistics, negative: Statistics, offsets: Sequence[Tensor] | None = None) -> None:
-    """Store in every parameter's `.grad` the descent direction of -log p: negative minus positive phase.
+    """Store in every learned parameter's `.grad` the descent direction of -log p: negative minus positive phase.
 
     Parameters
     ----------
@@ -204,19 +236,36 @@ def set_gradient(dbm: DBM, positive: Statistics, negative: Statistics, offsets: 
         E = -(s(x_i) - μ_i)ᵀ W_i (s(x_i+1) - μ_i+1) ..., carried back to the parameters as they are (Montavon and Müller
         2012; Melchior, Fischer and Wiskott 2016). It needs no pre-training to learn a deep machine.
     """
-    ascent = {
-        name: positive.sums[name] / positive.count - negative.sums[name] / negative.count for name in positive.sums
+    descent = {
+        name: (value / negative.count).sub_(positive.sums[name], alpha=1 / positive.count)
+        for name, value in negative.sums.items()
     }
     if offsets is not None:
-        # For Bernoulli and Gaussian units alike, the bias's statistic is s(x) up to a constant.
-        moved = [ascent[f"layer_parameters.{layer}.bias"] for layer in range(len(dbm.units))]
-        bias = list(moved)
-        for i, (below, above) in enumerate(pairwise(offsets)):
-            weight = torch.addr(ascent[f"weights.{i}"], below, moved[i + 1], alpha=-1)
-            weight = torch.addr(weight, moved[i], above, alpha=-1)
-            ascent[f"weights.{i}"] = weight
-            bias[i] = bias[i] - weight @ above
-            bias[i + 1] = bias[i + 1] - weight.T @ below
-        ascent |= {f"layer_parameters.{layer}.bias": value for layer, value in enumerate(bias)}
+        _centre_weights(descent, offsets)
+    steps = [descent[f"weights.{i}"] for i in range(len(dbm.weights))]
+    for i, weight in enumerate(dbm.weights):
+        if isinstance(weight, FactoredWeight):
+            factors = weight.pull_back(descent.pop(f"weights.{i}"))
+            descent |= {f"weights.{i}.{name}": value for name, value in factors.items()}
+            if offsets is not None:
+                steps[i] = weight.push_forward(factors)
+    if offsets is not None:
+        _uncentre_biases(descent, steps, offsets)
     for name, parameter in dbm.named_parameters():
-        parameter.grad = -ascent[name]
+        if parameter.requires_grad:
+            parameter.grad = descent[name]
+
+
+def _centre_weights(descent: dict[str, Tensor], offsets: Sequence[Tensor]) -> None:
+    """Let the weights' gradients be those of the centred machine, whose biases are b_i + W_i μ_i+1 + W_i-1ᵀ μ_i-1."""
+    # For Bernoulli and Gaussian units alike, the bias's statistic is s(x) up to a constant.
+    for i, (below, above) in enumerate(pairwise(offsets)):
+        b, c = (descent[f"layer_parameters.{layer}.bias"] for layer in (i, i + 1))
+        descent[f"weights.{i}"].addr_(below, c, alpha=-1).addr_(b, above, alpha=-1)
+
+
+def _uncentre_biases(descent: dict[str, Tensor], steps: Sequence[Tensor], offsets: Sequence[Tensor]) -> None:
+    """Carry steps of the centred machine's biases back, given those of its dense weights."""
+    for i, (step, (below, above)) in enumerate(zip(steps, pairwise(offsets), strict=True)):
+        descent[f"layer_parameters.{i}.bias"].addmv_(step, above, alpha=-1)
+        descent[f"layer_parameters.{i + 1}.bias"].addmv_(step.T, below, alpha=-1)

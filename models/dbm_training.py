@@ -7,22 +7,23 @@ that will have a second neighbour in the deep machine counts double already:
     between           W_1 counts twice      p(h2 | h1) = σ(2 W_1ᵀ h1 + b)     p(h1 | h2) = σ(2 W_1 h2 + b)
     top machine       h_L is there twice    p(h_L | ...) = σ(Wᵀ h + b)        p(h | h_L) = σ(2 W h_L + b)
 
-`DBM.compose` then takes half the energy of each. Joint training climbs the variational bound: the positive phase is
-mean field's, the negative one that of chains which persist from step to step. With one hidden layer
-this is PCD, or CD-k if the chains start at the data.
+`DBM.compose` then takes half the energy of each. Where visible states are tensors, the lowest machine is a tensor RBM.
+Joint training climbs the variational bound: the positive phase is mean field's, the negative one that of chains which
+persist from step to step. With one hidden layer this is PCD, or CD-k if the chains start at the data.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from harmonium.models import contrastive_divergence as descent
-from harmonium.models.contrastive_divergence import Statistics, has_finite_gradient
+from harmonium.models import energy_model
+from harmonium.models.contrastive_divergence import Statistics
 from harmonium.models.dbm import DBM, mean_field, set_gradient, statistics
 from harmonium.models.layer_chain import LayerChain, States, interleaved
-from harmonium.models.rbm import RBM
+from harmonium.models.tensor_rbm import Stackable
 
 # --- greedy ----------------------------------------------------------------------------------------------------------
 
@@ -44,69 +45,95 @@ class Doubling:
             raise ValueError(f"A stack of {depth} machines has numbers 0 to {depth - 1}, got {index}")
         return cls(up=2.0 if index < depth - 1 else 1.0, down=2.0 if index > 0 else 1.0)
 
-    def inputs_up(self, rbm: RBM, v: Tensor) -> Tensor:
+    def inputs_up(self, rbm: Stackable, v: Tensor) -> Tensor:
         """What the hidden layer gets from v, (batch, hidden)."""
-        return self.up * (rbm.visible.coupled(v, rbm.visible_parameters) @ rbm.weight)
+        return self.up * rbm.inputs_up(v)
 
-    def inputs_down(self, rbm: RBM, h: Tensor) -> Tensor:
+    def inputs_down(self, rbm: Stackable, h: Tensor) -> Tensor:
         """What the visible layer gets from h, (batch, visible)."""
-        return self.down * (h @ rbm.weight.T)
+        return self.down * rbm.inputs_down(h)
+
+    def statistics(self, rbm: Stackable, v: Tensor) -> Statistics:
+        """Those of the doubled machine's energy, but for doubled layers and weights, which count once."""
+        return rbm.statistics(v, up=self.up, down=self.down)
 
 
 @torch.no_grad()
-def pretraining_gradient(rbm: RBM, v: Tensor, doubling: Doubling, k: int, generator: torch.Generator) -> Tensor:
-    """Store the CD-k descent direction of one pre-trained machine in its `.grad`s; the particles (batch, visible).
+def pretraining_gradient(rbm: Stackable, v: Tensor, doubling: Doubling, k: int, generator: torch.Generator) -> Tensor:
+    """Store the CD-k descent direction of one pre-trained machine in its `.grad`s; the particles, of the shape of v.
 
     It is that of the doubled machine's energy, except that doubled layers and weights learn at the pace of single ones.
     """
     particles = v
     for _ in range(k):
         h = rbm.hidden.sample(doubling.inputs_up(rbm, particles), rbm.hidden_parameters, generator)
-        particles = rbm.visible.sample(doubling.inputs_down(rbm, h), rbm.visible_parameters, generator)
-    descent.set_gradient(rbm, _doubled_statistics(rbm, v, doubling), _doubled_statistics(rbm, particles, doubling))
+        drawn = rbm.visible.sample(doubling.inputs_down(rbm, h), rbm.visible_parameters, generator)
+        particles = drawn.reshape(v.shape)
+    energy_model.set_gradient(rbm, doubling.statistics(rbm, v), doubling.statistics(rbm, particles))
     return particles
 
 
-def _doubled_statistics(rbm: RBM, v: Tensor, doubling: Doubling) -> Statistics:
-    h = rbm.hidden.mean(doubling.inputs_up(rbm, v), rbm.hidden_parameters)
-    own = rbm.visible.statistics(v, doubling.inputs_down(rbm, h), rbm.visible_parameters)
-    sums = {"weight": rbm.visible.coupled(v, rbm.visible_parameters).T @ h, "hidden_parameters.bias": h.sum(0)}
-    sums |= {f"visible_parameters.{name}": value for name, value in own.items()}
-    return Statistics(count=len(v), sums=sums)
-
-
 def pretrain(
-    rbm: RBM,
+    rbm: Stackable,
     batches: Iterable[Tensor],
     doubling: Doubling,
     optimiser: torch.optim.Optimizer,
     generator: torch.Generator,
     k: int = 1,
+    *,
+    layer: str = "the machine",
+    first_step: int = 0,
 ) -> Iterator[float]:
     """Train one machine of the stack in place, yielding each step's mean squared difference of data and particles.
+
+    Parameters
+    ----------
+    layer, first_step
+        What errors call this machine, and the number of its first step here.
 
     Raises
     ------
     FloatingPointError
-        As soon as a gradient is not finite; the parameters are those before that step.
+        As soon as a batch, its particles, a gradient or a parameter is not finite; the parameters are those before that
+        step.
     """
-    for step, v in enumerate(batches):
+    for step, v in enumerate(batches, first_step):
+        _check_batch(v, step, layer)
         particles = pretraining_gradient(rbm, v, doubling, k, generator)
-        if not has_finite_gradient(rbm):
-            raise FloatingPointError(f"Pre-training left the finite numbers at step {step}; lower the learning rate")
-        optimiser.step()
-        yield float((particles - v).square().mean())
+        error = float((particles - v).square().mean())
+        if not math.isfinite(error):
+            raise FloatingPointError(
+                f"The particles of {layer} left the finite numbers at step {step}; lower the learning rate"
+            )
+        energy_model.update(rbm, optimiser, step, layer)
+        yield error
 
 
 @torch.no_grad()
-def lifted(stack: Sequence[RBM], depth: int, batches: Iterable[Tensor], generator: torch.Generator) -> Iterator[Tensor]:
-    """The batches as the machine above `stack` sees them, drawn layer by layer; `depth` counts all machines."""
-    for batch in batches:
+def lifted(
+    stack: Sequence[Stackable], depth: int, batches: Iterable[Tensor], generator: torch.Generator
+) -> Iterator[Tensor]:
+    """The batches as the machine above `stack` sees them, drawn layer by layer; `depth` counts all machines.
+
+    Raises
+    ------
+    FloatingPointError
+        If a batch is not finite: units that are drawn would not show it.
+    """
+    for step, batch in enumerate(batches):
+        _check_batch(batch, step, f"machine {len(stack)}")
         x = batch
         for index, rbm in enumerate(stack):
             inputs = Doubling.of(index, depth).inputs_up(rbm, x)
             x = rbm.hidden.sample(inputs, rbm.hidden_parameters, generator)
         yield x
+
+
+def _check_batch(v: Tensor, step: int, layer: str) -> None:
+    if not energy_model.is_finite(v):
+        raise FloatingPointError(
+            f"The batch of step {step} of {layer} holds values that are not finite; mask such pixels"
+        )
 
 
 # --- joint -----------------------------------------------------------------------------------------------------------
@@ -148,7 +175,7 @@ class JointState:
     """What one step of joint training hands to the next."""
 
     chains: States
-    """States of all layers, each (chains, size)."""
+    """States of all layers, each (chains, size), visible tensors as rows."""
 
     offsets: tuple[Tensor, ...]
     """Centres of all layers' statistics, each (size,)."""
@@ -159,9 +186,9 @@ class JointState:
 
 @torch.no_grad()
 def start(dbm: DBM, count: int, data: Tensor, generator: torch.Generator) -> JointState:
-    """Chains drawn without input, and offsets at the means of `data` (batch, visible) and of its mean field."""
-    chain = dbm.chain()
-    layers = (data, *mean_field(chain, data).means)
+    """Chains drawn without input, and offsets at the means of `data` (batch, ...) and of its mean field."""
+    chain, v = dbm.chain(), dbm.rows(data)
+    layers = (v, *mean_field(chain, v).means)
     return JointState(
         chains=chain.independent(count, generator),
         offsets=tuple(chain.coupled(layer, x).mean(0) for layer, x in enumerate(layers)),
@@ -172,8 +199,8 @@ def start(dbm: DBM, count: int, data: Tensor, generator: torch.Generator) -> Joi
 def joint_gradient(
     dbm: DBM, v: Tensor, state: JointState, schedule: JointSchedule, generator: torch.Generator
 ) -> JointState:
-    """Store the descent direction of a batch v (batch, visible) in the `.grad`s, and return the next state."""
-    chain = dbm.chain(schedule.products)
+    """Store the descent direction of a batch v (batch, ...) in the `.grad`s, and return the next state."""
+    chain, v = dbm.chain(schedule.products), dbm.rows(v)
     posterior = mean_field(chain, v, iterations=schedule.mean_field_iterations, tolerance=schedule.mean_field_tolerance)
     layers = (v, *posterior.means)
     particles = state.chains if schedule.persistent else layers
@@ -206,20 +233,25 @@ def train_jointly(
     schedule: JointSchedule,
     state: JointState,
     generator: torch.Generator,
+    *,
+    layer: str = "the deep machine",
+    first_step: int = 0,
 ) -> Iterator[JointState]:
     """Train the machine in place, a step for each batch, yielding the state to go on from.
+
+    Parameters
+    ----------
+    layer, first_step
+        What errors call this machine, and the number of its first step here.
 
     Raises
     ------
     FloatingPointError
-        As soon as a gradient is not finite; the parameters are those before that step.
+        As soon as a batch, a gradient or a parameter is not finite; the parameters are those before that step, as is
+        the state that was yielded last.
     """
-    for step, v in enumerate(batches):
+    for step, v in enumerate(batches, first_step):
+        _check_batch(v, step, layer)
         state = joint_gradient(dbm, v, state, schedule, generator)
-        if not has_finite_gradient(dbm):
-            names = [name for name, p in dbm.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
-            raise FloatingPointError(
-                f"Joint training left the finite numbers at step {step} in {', '.join(names)}; lower the learning rate"
-            )
-        optimiser.step()
+        energy_model.update(dbm, optimiser, step, layer)
         yield state

@@ -17,7 +17,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from harmonium.models.rbm import RBM
+from harmonium.models.tensor_rbm import Stackable
 from harmonium.models.units import Bernoulli, Parameters, Units
 
 States = tuple[Tensor, ...]
@@ -64,12 +64,12 @@ class LayerChain:
             )
 
     @classmethod
-    def of_rbm(cls, rbm: RBM) -> Self:
-        """The chain of two layers that an RBM is."""
+    def of_rbm(cls, rbm: Stackable) -> Self:
+        """The chain of two layers that an RBM is, visible tensors as rows (batch, size)."""
         return cls(
             units=(rbm.visible, rbm.hidden),
             parameters=(named(rbm.visible_parameters), named(rbm.hidden_parameters)),
-            weights=(rbm.weight,),
+            weights=(rbm.dense_weight(),),
         )
 
     def with_products_in(self, dtype: torch.dtype) -> Self:

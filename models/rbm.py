@@ -43,8 +43,8 @@ class RestrictedMachine(nn.Module, ABC):
         super().__init__()
         self.visible = visible
         self.hidden = hidden
-        self.visible_parameters = _layer_parameters(visible)
-        self.hidden_parameters = _layer_parameters(hidden)
+        self.visible_parameters = layer_parameters(visible)
+        self.hidden_parameters = layer_parameters(hidden)
 
     @abstractmethod
     def _up(self, s: Tensor) -> Tensor:
@@ -81,6 +81,14 @@ class RestrictedMachine(nn.Module, ABC):
     def _to_visible(self, h: Tensor) -> Tensor:
         return self._down(self.hidden.coupled(h, self.hidden_parameters))
 
+    def inputs_up(self, v: Tensor) -> Tensor:
+        """Wᵀ s(v), what the hidden units get from visible states, (batch, ..., hidden)."""
+        return self._to_hidden(self._visible_in(v))
+
+    def inputs_down(self, h: Tensor) -> Tensor:
+        """W s(h), what the visible units get from hidden states, (batch, ..., visible)."""
+        return self._to_visible(self._hidden_in(h))
+
     def energy(self, v: Tensor, h: Tensor) -> Tensor:
         """E(v, h), (batch,); v (batch, visible), h (batch, hidden)."""
         v, h = self._visible_in(v), self._hidden_in(h)
@@ -107,26 +115,26 @@ class RestrictedMachine(nn.Module, ABC):
 
     def mean_hidden(self, v: Tensor, beta: Tensor | None = None) -> Tensor:
         """E[h | v], (batch, hidden)."""
-        a = _tempered(self._to_hidden(self._visible_in(v)), self.hidden_parameters, beta)
+        a = _tempered(self.inputs_up(v), self.hidden_parameters, beta)
         return self._hidden_out(self.hidden.mean(a, self.hidden_parameters))
 
     def mode_hidden(self, v: Tensor) -> Tensor:
         """The most probable h given v, (batch, hidden)."""
-        return self._hidden_out(self.hidden.mode(self._to_hidden(self._visible_in(v)), self.hidden_parameters))
+        return self._hidden_out(self.hidden.mode(self.inputs_up(v), self.hidden_parameters))
 
     def sample_hidden(self, v: Tensor, generator: torch.Generator, beta: Tensor | None = None) -> Tensor:
         """A draw from p(h | v), (batch, hidden)."""
-        a = _tempered(self._to_hidden(self._visible_in(v)), self.hidden_parameters, beta)
+        a = _tempered(self.inputs_up(v), self.hidden_parameters, beta)
         return self._hidden_out(self.hidden.sample(a, self.hidden_parameters, generator))
 
     def mean_visible(self, h: Tensor, beta: Tensor | None = None) -> Tensor:
         """E[v | h], (batch, visible)."""
-        a = _tempered(self._to_visible(self._hidden_in(h)), self.visible_parameters, beta)
+        a = _tempered(self.inputs_down(h), self.visible_parameters, beta)
         return self._visible_out(self.visible.mean(a, self.visible_parameters))
 
     def sample_visible(self, h: Tensor, generator: torch.Generator, beta: Tensor | None = None) -> Tensor:
         """A draw from p(v | h), (batch, visible)."""
-        a = _tempered(self._to_visible(self._hidden_in(h)), self.visible_parameters, beta)
+        a = _tempered(self.inputs_down(h), self.visible_parameters, beta)
         return self._visible_out(self.visible.sample(a, self.visible_parameters, generator))
 
     def gibbs_step(self, state: Tensor, generator: torch.Generator, beta: Tensor | None = None) -> Tensor:
@@ -181,6 +189,10 @@ class RBM(RestrictedMachine):
         self.weight.normal_(0.0, scale, generator=generator)
         return self
 
+    def dense_weight(self) -> Tensor:
+        """The weight, (visible.width, hidden.width), as of every machine between two vectors."""
+        return self.weight
+
     def _up(self, s: Tensor) -> Tensor:
         return s @ self.weight
 
@@ -191,7 +203,8 @@ class RBM(RestrictedMachine):
         return {"weight": v.T @ h}
 
 
-def _layer_parameters(units: Units) -> nn.ParameterDict:
+def layer_parameters(units: Units) -> nn.ParameterDict:
+    """The parameters of a layer at their start, those that are not learned without a gradient."""
     parameters = nn.ParameterDict(units.initial_parameters())
     for name in parameters:
         parameters[name].requires_grad_(name in units.learned)

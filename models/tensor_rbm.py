@@ -7,8 +7,10 @@ r"""The tensor-variate restricted Boltzmann machine: rows × columns × bands st
 
 (Nguyen, Tran, Phung and Venkatesh 2015, "Tensor-variate restricted Boltzmann machines"; the two forms of a tensor after
 Kolda and Bader 2009, sections 3 and 4.) Instead of rows · columns · bands · hidden weights there are rank · (rows +
-columns + bands + hidden), or those of a core besides. The dense weight is never made: CP multiplies with the (visible,
-rank) product of the mode factors, Tucker contracts one mode after another.
+columns + bands + hidden), or those of a core besides. The machine never makes the dense weight: CP multiplies with the
+(visible, rank) product of the mode factors, Tucker contracts one mode after another. What needs it all the same, such
+as a deep machine (`harmonium.models.dbm`), carries the dense weight's gradient g back to the factors by Jᵀ g, and their
+steps on to the dense weight by J, where J is the derivative of the weight by its factors.
 """
 
 import math
@@ -18,7 +20,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from harmonium.models.rbm import RestrictedMachine, check_dtype
+from harmonium.models.rbm import RBM, RestrictedMachine, check_dtype
 from harmonium.models.units import Parameters, Units
 
 Factors = Parameters
@@ -121,6 +123,76 @@ class Tucker:
         return t.reshape(*y.shape[:-1], -1)
 
 
+class FactoredWeight(nn.ParameterDict):
+    """A weight (product of modes, hidden) in factors, which are its parameters.
+
+    Parameters
+    ----------
+    modes
+        Shape of a visible state, such as (rows, columns, bands).
+    hidden
+        Numbers that a hidden state consists of.
+    form
+        How the weight is kept: `CP` or `Tucker`.
+
+    Notes
+    -----
+    Factors are zero, and with them all gradients, until `initialise` or a caller fills them.
+    """
+
+    def __init__(self, modes: tuple[int, ...], hidden: int, form: WeightForm) -> None:
+        super().__init__({name: torch.zeros(shape) for name, shape in form.shapes(modes, hidden).items()})
+        self.modes, self.form = modes, form
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the dense weight."""
+        return math.prod(self.modes), len(self["hidden"])
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator, scale: float = 0.01) -> Self:
+        """Draw all factors from normal distributions with which the weight has the standard deviation `scale`."""
+        for name, deviation in self.form.deviations(self.modes, scale).items():
+            self[name].normal_(0.0, deviation, generator=generator)
+        return self
+
+    def rows(self, v: Tensor) -> Tensor:
+        """Visible states (batch, *modes) as rows, (batch, product of modes)."""
+        if v.ndim < len(self.modes) or v.shape[-len(self.modes) :] != self.modes:
+            raise ValueError(f"Expected visible states (batch, *{self.modes}), found shape {tuple(v.shape)}")
+        return v.flatten(-len(self.modes))
+
+    def up(self, x: Tensor) -> Tensor:
+        """The product of x (..., product of modes) and the weight, (..., hidden)."""
+        return self.form.up(x, self.modes, self)
+
+    def down(self, y: Tensor) -> Tensor:
+        """The product of y (..., hidden) and the transposed weight, (..., product of modes)."""
+        return self.form.down(y, self.modes, self)
+
+    def dense(self) -> Tensor:
+        """The weight itself, (product of modes, hidden): it takes the room that the factors spare."""
+        return self._expand(self)
+
+    def _expand(self, factors: Factors) -> Tensor:
+        like = factors["hidden"]
+        identity = torch.eye(len(like), dtype=like.dtype, device=like.device)
+        return self.form.down(identity, self.modes, factors).T
+
+    def pull_back(self, gradient: Tensor) -> dict[str, Tensor]:
+        """The gradient in the factors, by that in the dense weight."""
+        with torch.enable_grad():
+            found = torch.autograd.grad(self.dense(), list(self.values()), gradient)
+        return dict(zip(self, found, strict=True))
+
+    @torch.no_grad()
+    def push_forward(self, direction: dict[str, Tensor]) -> Tensor:
+        """How the dense weight changes, to first order, when the factors go in that direction."""
+        # The weight is linear in each factor: the product rule.
+        changes = [self._expand({**self, name: change}) for name, change in direction.items()]
+        return torch.stack(changes).sum(0)
+
+
 class TensorRBM(RestrictedMachine):
     """A restricted Boltzmann machine between tensors (batch, *modes) and a vector of hidden units.
 
@@ -147,26 +219,22 @@ class TensorRBM(RestrictedMachine):
                 f"Expected one visible unit for each of the {math.prod(modes)} entries of {modes}, got {visible}"
             )
         self.modes, self.form = modes, form
-        shapes = form.shapes(modes, hidden.width)
-        self.factors = nn.ParameterDict({name: torch.zeros(shape) for name, shape in shapes.items()})
+        self.factors = FactoredWeight(modes, hidden.width, form)
 
-    @torch.no_grad()
     def initialise(self, generator: torch.Generator, scale: float = 0.01) -> Self:
-        """Draw all factors from normal distributions with which the weights have the standard deviation `scale`."""
-        for name, deviation in self.form.deviations(self.modes, scale).items():
-            self.factors[name].normal_(0.0, deviation, generator=generator)
+        """Draw the factors (`FactoredWeight.initialise`)."""
+        self.factors.initialise(generator, scale)
         return self
 
     def dense_weight(self) -> Tensor:
-        """The weight (product of modes, hidden) of the RBM that this is: for tests, as it takes the room saved."""
-        like = self.factors["hidden"]
-        return self._up(torch.eye(self.visible.width, dtype=like.dtype, device=like.device))
+        """The weight (product of modes, hidden) of the RBM that this is."""
+        return self.factors.dense()
 
     def _up(self, s: Tensor) -> Tensor:
-        return self.form.up(s, self.modes, self.factors)
+        return self.factors.up(s)
 
     def _down(self, s: Tensor) -> Tensor:
-        return self.form.down(s, self.modes, self.factors)
+        return self.factors.down(s)
 
     def _weight_statistics(self, v: Tensor, h: Tensor) -> dict[str, Tensor]:
         # The interaction is linear in each factor: reverse differentiation is the contraction with all others.
@@ -176,9 +244,11 @@ class TensorRBM(RestrictedMachine):
         return {f"factors.{name}": gradient for name, gradient in zip(self.factors, found, strict=True)}
 
     def _visible_in(self, v: Tensor) -> Tensor:
-        if v.shape[-len(self.modes) :] != self.modes:
-            raise ValueError(f"Expected visible states (batch, *{self.modes}), found shape {tuple(v.shape)}")
-        return check_dtype(v, "visible", self.factors["hidden"].dtype).flatten(-len(self.modes))
+        return check_dtype(self.factors.rows(v), "visible", self.factors["hidden"].dtype)
 
     def _visible_out(self, v: Tensor) -> Tensor:
         return v.reshape(*v.shape[:-1], *self.modes)
+
+
+Stackable = RBM | TensorRBM
+"""Machines whose hidden states are vectors, so that another machine can stand on them."""

@@ -79,9 +79,10 @@ def gradients(model: nn.Module) -> dict[str, Tensor | None]:
 
 def counts_of(draws: Tensor, among: Tensor) -> NDArray[np.int64]:
     """How often each state of `among` (n, size) was drawn; draws (m, size). Any other draw is an error."""
-    hits = (draws[:, None] == among[None]).all(-1)
-    assert bool(hits.any(1).all())
-    return np.bincount(hits.to(torch.uint8).argmax(1).numpy(), minlength=len(among))
+    kinds, place = torch.unique(torch.cat([among, draws]), dim=0, return_inverse=True)
+    counts: Tensor = torch.bincount(place[len(among) :], minlength=len(kinds))[place[: len(among)]]
+    assert len(kinds) == len(among)
+    return counts.numpy()
 
 
 def chi_square(counts: NDArray[np.int64], p: Tensor) -> float:

@@ -10,12 +10,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 from torch import Tensor
 
 from harmonium.models import contrastive_divergence as cd
 from harmonium.models.annealing_path import Path, base_rates, temperatures
-from harmonium.models.contrastive_divergence import Statistics
 from harmonium.models.dbm import DBM, mean_field, set_gradient, statistics
 from harmonium.models.dbm_training import (
     Doubling,
@@ -33,58 +31,24 @@ from harmonium.models.partition_function import ais, exact_log_partition
 from harmonium.models.rbm import RBM
 from harmonium.models.units import Bernoulli, Gaussian, RectifiedGaussian, Units
 
+from .deep_machines import (
+    all_states,
+    exact_phases,
+    expectation,
+    generator,
+    log_joint,
+    log_likelihood,
+    machine,
+    sizes_of,
+    some_data,
+    stack_of,
+)
+from .deep_machines import one_thread as one_thread
+from .enumeration import chi_square, counts_of
+
 Layers = tuple[int, ...]
 
 depths = pytest.mark.parametrize("sizes", [(4, 3), (4, 3, 3), (3, 3, 2, 2)], ids=str)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors here are small: threads would only wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-@torch.no_grad()
-def machine(sizes: Layers, seed: int = 0, scale: float = 0.7, visible: type[Units] = Bernoulli) -> DBM:
-    dbm = DBM(visible(size=sizes[0]), [Bernoulli(size=size) for size in sizes[1:]]).double()
-    for parameter in dbm.parameters():
-        parameter.normal_(0.0, scale, generator=generator(seed))
-    return dbm
-
-
-def all_states(sizes: Sequence[int]) -> States:
-    """Every state of some binary layers together, each (states, size)."""
-    rows = torch.tensor(list(itertools.product((0.0, 1.0), repeat=sum(sizes))), dtype=torch.float64)
-    return rows.split(list(sizes), 1)  # type: ignore[no-untyped-call, no-any-return]
-
-
-def sizes_of(dbm: DBM) -> list[int]:
-    return [units.size for units in dbm.units]
-
-
-def log_joint(dbm: DBM, v: Tensor) -> tuple[States, Tensor]:
-    """All hidden states, and -E(v, h) for every row of v and each of them, (batch, hidden states)."""
-    hidden = all_states(sizes_of(dbm)[1:])
-    return hidden, torch.stack([-dbm.energy(row.expand(len(hidden[0]), -1), hidden) for row in v])
-
-
-def log_likelihood(dbm: DBM, v: Tensor) -> Tensor:
-    """Exact log p(v), (batch,), with log Z from the sum over all states where v is binary."""
-    if isinstance(dbm.units[0], Gaussian):
-        return torch.logsumexp(log_joint(dbm, v)[1], 1) - exact_log_partition(dbm.chain())
-    layers = all_states(sizes_of(dbm))
-    return torch.logsumexp(log_joint(dbm, v)[1], 1) - torch.logsumexp(-dbm.energy(layers[0], layers[1:]), 0)
-
-
-def some_data(size: int, count: int = 6) -> Tensor:
-    return (torch.rand(count, size, generator=generator(5)) < 0.4).double()
 
 
 # --- energy and conditionals -----------------------------------------------------------------------------------------
@@ -94,7 +58,7 @@ def some_data(size: int, count: int = 6) -> Tensor:
 @depths
 @torch.no_grad()
 def test_energy_is_the_formula(sizes: Layers, visible: type[Units]) -> None:
-    dbm = machine(sizes, visible=visible)
+    dbm = machine(sizes, visible=visible(size=sizes[0]))
     states = [torch.rand(5, size, dtype=torch.float64, generator=generator(size)) for size in sizes]
     found = dbm.energy(states[0], states[1:])
     weights = [weight.numpy() for weight in dbm.weights]
@@ -140,9 +104,7 @@ def test_conditionals_of_both_halves_are_those_of_the_joint_distribution(sizes: 
 
 @torch.no_grad()
 def test_one_hidden_layer_is_an_rbm() -> None:
-    rbm = RBM(Gaussian(size=4), Bernoulli(size=3)).double()
-    for parameter in rbm.parameters():
-        parameter.normal_(0.0, 0.5, generator=generator())
+    (rbm,) = stack_of([Gaussian(size=4), Bernoulli(size=3)], 0.5)
     dbm, v = DBM.compose([rbm]), torch.randn(7, 4, dtype=torch.float64, generator=generator())
     h = rbm.sample_hidden(v, generator(1))
     torch.testing.assert_close(dbm.energy(v, (h,)), rbm.energy(v, h))
@@ -168,7 +130,7 @@ def test_one_hidden_layer_is_an_rbm() -> None:
 @pytest.mark.parametrize("visible", [Bernoulli, Gaussian])
 @depths
 def test_mean_field_is_a_stationary_point_below_the_likelihood(sizes: Layers, visible: type[Units]) -> None:
-    dbm = machine(sizes, visible=visible)
+    dbm = machine(sizes, visible=visible(size=sizes[0]))
     v = some_data(sizes[0])
     posterior = mean_field(dbm.chain(), v, iterations=2000, tolerance=1e-13)
     assert posterior.converged
@@ -217,32 +179,6 @@ def test_mean_field_refuses_states_of_another_size() -> None:
 # --- gradients -------------------------------------------------------------------------------------------------------
 
 
-def expectation(chain: LayerChain, states: States, p: Tensor) -> Statistics:
-    """Exact mean of the statistics over states with probabilities p, of count 1."""
-    sums: dict[str, Tensor] = {}
-    for row in range(len(p)):
-        one = statistics(chain, [x[row : row + 1] for x in states])
-        for name, value in one.sums.items():
-            sums[name] = sums.get(name, torch.zeros_like(value)) + p[row] * value
-    return Statistics(count=1, sums=sums)
-
-
-def exact_phases(dbm: DBM, v: Tensor) -> tuple[Statistics, Statistics]:
-    """Both phases of the gradient, by enumeration."""
-    with torch.no_grad():
-        chain, layers = dbm.chain(), all_states(sizes_of(dbm))
-        negative = expectation(chain, layers, torch.softmax(-dbm.energy(layers[0], layers[1:]), 0))
-        hidden, log_f = log_joint(dbm, v)
-        phases = [
-            expectation(chain, (row.expand(len(hidden[0]), -1), *hidden), torch.softmax(own, 0))
-            for row, own in zip(v, log_f, strict=True)
-        ]
-    positive = phases[0]
-    for phase in phases[1:]:
-        positive = positive.merge(phase)
-    return positive, negative
-
-
 @depths
 def test_statistics_give_the_exact_gradient(sizes: Layers) -> None:
     dbm = machine(sizes)
@@ -254,7 +190,7 @@ def test_statistics_give_the_exact_gradient(sizes: Layers) -> None:
 
 
 def test_statistics_of_gaussian_units_are_the_gradient_of_the_energy() -> None:
-    dbm = machine((3, 3, 2), visible=Gaussian)
+    dbm = machine((3, 3, 2), visible=Gaussian(size=3))
     states = [torch.rand(4, size, dtype=torch.float64, generator=generator(size)) for size in (3, 3, 2)]
     expected = torch.autograd.grad(-dbm.energy(states[0], states[1:]).sum(), list(dbm.parameters()))
     found = statistics(dbm.chain(), states)
@@ -329,19 +265,12 @@ def test_means_in_the_negative_phase_keep_its_expectation() -> None:
 @torch.no_grad()
 def reaches_the_distribution(dbm: DBM, step: Callable[[States], States]) -> bool:
     """Whether 40 000 chains pass a chi-square test over all states after 40 steps."""
-    sizes = sizes_of(dbm)
-    layers = all_states(sizes)
-    p = torch.softmax(-dbm.energy(layers[0], layers[1:]), 0).numpy()
+    layers = all_states(sizes_of(dbm))
     states = dbm.chain().independent(40_000, generator(9))
     for _ in range(40):
         states = step(states)
-    place = torch.cat(states, 1) @ (2.0 ** torch.arange(sum(sizes) - 1, -1, -1).double())
-    counts = np.bincount(place.long().numpy(), minlength=len(p))
-    expected = p * len(place)
-    rare = expected < 5
-    observed = np.append(counts[~rare], counts[rare].sum())
-    expected = np.append(expected[~rare], expected[rare].sum() + 1e-9)
-    return bool(stats.chisquare(observed, expected * observed.sum() / expected.sum()).pvalue > 1e-4)
+    p = torch.softmax(-dbm.energy(layers[0], layers[1:]), 0)
+    return chi_square(counts_of(torch.cat(states, 1), torch.cat(layers, 1)), p) > 1e-4
 
 
 @pytest.mark.parametrize("sizes", [(3, 3), (3, 3, 2), (2, 2, 2, 2)], ids=str)
@@ -381,10 +310,7 @@ def test_a_generator_gives_the_same_chains_again() -> None:
 
 @torch.no_grad()
 def test_composition_is_half_the_energy_of_the_doubled_machines() -> None:
-    stack = [RBM(Bernoulli(size=a), Bernoulli(size=b)).double() for a, b in ((3, 2), (2, 3), (3, 2))]
-    for seed, rbm in enumerate(stack):
-        for parameter in rbm.parameters():
-            parameter.normal_(0.0, 0.8, generator=generator(seed))
+    stack = stack_of([Bernoulli(size=size) for size in (3, 2, 3, 2)], 0.8)
     dbm = DBM.compose(stack)
     v, h1, h2, h3 = all_states((3, 2, 3, 2))
 
@@ -400,7 +326,7 @@ def test_composition_is_half_the_energy_of_the_doubled_machines() -> None:
     between = -2 * pair(1, h1, h2) - bias(1, h1, "visible") - bias(1, h2, "hidden")
     top = -2 * pair(2, h2, h3) - bias(2, h2, "visible") - 2 * bias(2, h3, "hidden")
     torch.testing.assert_close(dbm.energy(v, (h1, h2, h3)), 0.5 * (lowest + between + top))
-    with pytest.raises(ValueError, match=r"Bernoulli\(size=2\) cannot stand below Bernoulli\(size=3\)"):
+    with pytest.raises(ValueError, match=r"Bernoulli\(size=2\) cannot stand below RBM of Bernoulli\(size=3\)"):
         DBM.compose([stack[0], stack[0]])
 
 
@@ -487,15 +413,86 @@ def test_greedy_pretraining_and_joint_training_raise_the_exact_likelihood() -> N
     assert exact_mean(dbm) > pretrained + 0.05
 
 
-def test_training_stops_at_the_last_good_parameters() -> None:
-    dbm = machine((4, 3, 2))
-    good = [parameter.detach().clone() for parameter in dbm.parameters()]
+SPOILT = [
+    ("batch", torch.nan, 0.1, "The batch of step 12 of layer 2 holds values that are not finite; mask such pixels"),
+    ("batch", torch.inf, 0.1, "The batch of step 12 of layer 2 holds values that are not finite; mask such pixels"),
+    ("gradient", 1e200, 0.1, "The gradient of .* of layer 2 left the finite numbers at step 12; .*now 0.1"),
+    ("parameter", 1.0, torch.inf, "Parameter .* of layer 2 left the finite numbers at step 12; .*now inf"),
+]
+spoilt = pytest.mark.parametrize(("value", "rate", "message"), [row[1:] for row in SPOILT], ids=[r[0] for r in SPOILT])
+
+
+def batches_until(value: float) -> Iterator[Tensor]:
+    """Steps 10 and 11 go well."""
+    yield from (torch.randn(6, 4, dtype=torch.float64, generator=generator(step)) for step in range(2))
+    yield torch.full((6, 4), value, dtype=torch.float64)
+
+
+def copies(module: torch.nn.Module) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in module.parameters()]
+
+
+def assert_stays(module: torch.nn.Module, good: list[Tensor]) -> None:
+    assert all(torch.equal(old, new) for old, new in zip(good, module.parameters(), strict=True))
+
+
+@spoilt
+def test_joint_training_names_layer_and_step_and_keeps_the_last_good_state(
+    value: float, rate: float, message: str
+) -> None:
+    dbm = machine((4, 3, 2), visible=Gaussian(size=4))
     state = start(dbm, 5, some_data(4), generator())
-    batches = [torch.full((3, 4), torch.nan, dtype=torch.float64)]
     optimiser = torch.optim.SGD(dbm.parameters(), lr=0.1)
-    with pytest.raises(FloatingPointError, match=r"finite numbers at step 0 in weights\.0, .*lower the learning rate"):
-        list(train_jointly(dbm, batches, optimiser, JointSchedule(), state, generator()))
-    assert all(torch.equal(old, new) for old, new in zip(good, dbm.parameters(), strict=True))
+    run = train_jointly(
+        dbm, batches_until(value), optimiser, JointSchedule(), state, generator(), layer="layer 2", first_step=10
+    )
+    state = [next(run) for _ in range(2)][-1]
+    good = copies(dbm)
+    optimiser.param_groups[0]["lr"] = rate
+    with pytest.raises(FloatingPointError, match=message):
+        next(run)
+    assert_stays(dbm, good)
+    # With another batch and another optimiser, training goes on from there.
+    again = torch.optim.SGD(dbm.parameters(), lr=0.1)
+    after = next(train_jointly(dbm, [some_data(4)], again, JointSchedule(), state, generator()))
+    assert all(bool(x.isfinite().all()) for x in (*after.chains, *dbm.parameters()))
+
+
+@spoilt
+def test_pretraining_names_layer_and_step_and_keeps_the_last_good_state(
+    value: float, rate: float, message: str
+) -> None:
+    (rbm,) = stack_of([Gaussian(size=4), Bernoulli(size=3)], 0.5)
+    optimiser = torch.optim.SGD(rbm.parameters(), lr=0.1)
+    run = pretrain(rbm, batches_until(value), Doubling.of(0, 2), optimiser, generator(), layer="layer 2", first_step=10)
+    next(run), next(run)
+    good = copies(rbm)
+    optimiser.param_groups[0]["lr"] = rate
+    if value == 1e200:
+        message = "The particles of layer 2 left the finite numbers at step 12; lower the learning rate"
+    with pytest.raises(FloatingPointError, match=message):
+        next(run)
+    assert_stays(rbm, good)
+
+
+def test_a_gradient_of_pretraining_that_is_not_finite_is_refused() -> None:
+    (rbm,) = stack_of([Gaussian(size=4), Bernoulli(size=3)], 0.5)
+    with torch.no_grad():
+        rbm.visible_parameters["log_variance"].fill_(-709.7)
+    good = copies(rbm)
+    optimiser = torch.optim.SGD(rbm.parameters(), lr=0.1)
+    run = pretrain(rbm, [some_data(4)], Doubling.of(0, 2), optimiser, generator(), layer="layer 1")
+    with pytest.raises(FloatingPointError, match=r"The gradient of .* of layer 1 left the finite numbers at step 0"):
+        next(run)
+    assert_stays(rbm, good)
+
+
+def test_batches_that_are_not_finite_do_not_get_lost_on_the_way_up() -> None:
+    stack = stack_of([Gaussian(size=4), Bernoulli(size=3)], 0.5)
+    seen = lifted(stack, 2, batches_until(torch.nan), generator())
+    assert [next(seen).shape for _ in range(2)] == [(6, 3)] * 2
+    with pytest.raises(FloatingPointError, match="The batch of step 2 of machine 1 holds values that are not finite"):
+        next(seen)
 
 
 @torch.no_grad()
@@ -512,7 +509,7 @@ def test_a_step_of_training_goes_on_from_the_state_it_gets() -> None:
 @pytest.mark.parametrize("visible", [Bernoulli, Gaussian])
 @torch.no_grad()
 def test_bound_with_annealed_log_z(visible: type[Units]) -> None:
-    dbm = machine((8, 6, 5), scale=0.5, visible=visible)
+    dbm = machine((8, 6, 5), scale=0.5, visible=visible(size=8))
     chain, v = dbm.chain(), some_data(8)
     data = some_data(8, 50)
     estimate = ais(Path(chain=chain, base=base_rates(chain, data), parity=1), temperatures(400), 300, generator())

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import pytest
 import torch
-from scipy import stats
 from torch import Tensor
 
 from harmonium.models.contrastive_divergence import Schedule, train
@@ -19,33 +16,13 @@ from harmonium.models.partition_function import exact_log_partition
 from harmonium.models.rbm import RBM
 from harmonium.models.units import Bernoulli, Gaussian, LimitedState, RectifiedGaussian, Units
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors here are small: threads would only wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from .deep_machines import generator, stack_of
+from .deep_machines import one_thread as one_thread
+from .enumeration import binary, chi_square, counts_of
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-@torch.no_grad()
-def network(sizes: tuple[int, ...], scale: float = 1.0, visible: type[Units] = Bernoulli) -> DBN:
-    kinds = [visible] + [Bernoulli] * (len(sizes) - 1)
-    layers = [kind(size=size) for kind, size in zip(kinds, sizes, strict=True)]
-    rbms = [RBM(below, above).double() for below, above in itertools.pairwise(layers)]
-    for seed, rbm in enumerate(rbms):
-        for parameter in rbm.parameters():
-            parameter.normal_(0.0, scale, generator=generator(seed))
-    return DBN(rbms)
-
-
-def all_states(size: int) -> Tensor:
-    return torch.tensor(list(itertools.product((0.0, 1.0), repeat=size)), dtype=torch.float64)
+def network(sizes: tuple[int, ...], scale: float = 1.0) -> DBN:
+    return DBN(stack_of([Bernoulli(size=size) for size in sizes], scale))
 
 
 def bernoulli(x: Tensor, mean: Tensor) -> Tensor:
@@ -62,9 +39,9 @@ def log_z_top(dbn: DBN) -> float:
 def exact_probabilities(dbn: DBN) -> Tensor:
     """P(v) of all visible states, from the top down."""
     top = dbn.machines[-1]
-    p = torch.softmax(-top.free_energy(all_states(top.visible.size)), 0)
+    p = torch.softmax(-top.free_energy(binary(top.visible.size)), 0)
     for rbm in reversed(dbn.machines[:-1]):
-        p = p @ bernoulli(all_states(rbm.visible.size), rbm.mean_visible(all_states(rbm.hidden.size)))
+        p = p @ bernoulli(binary(rbm.visible.size), rbm.mean_visible(binary(rbm.hidden.size)))
     return p
 
 
@@ -82,7 +59,7 @@ def data(count: int, seed: int = 0) -> Tensor:
 @torch.no_grad()
 def test_bound_is_the_mean_over_all_upward_passes_and_below_the_likelihood() -> None:
     dbn = network((4, 3, 3))
-    v, h = all_states(4), all_states(3)
+    v, h = binary(4), binary(3)
     lower, top = dbn.machines
     q = bernoulli(h, lower.mean_hidden(v))
     log_p = torch.log(bernoulli(v, lower.mean_visible(h))).T - top.free_energy(h) - log_z_top(dbn)
@@ -111,9 +88,7 @@ def test_bound_is_the_mean_over_all_upward_passes_and_below_the_likelihood() -> 
 @torch.no_grad()
 def test_with_the_machine_turned_over_on_top_the_bound_is_the_likelihood(layers: tuple[Units, Units]) -> None:
     """Whatever is drawn on the way up (Hinton et al. 2006): log Z of both machines is the same."""
-    rbm = RBM(*layers).double()
-    for parameter in rbm.parameters():
-        parameter.normal_(0.0, 0.7, generator=generator())
+    (rbm,) = stack_of(layers, 0.7)
     v = rbm.sample_visible((torch.rand(50, rbm.hidden.size, generator=generator()) < 0.5).double(), generator(1))
     log_z = float(exact_log_partition(LayerChain.of_rbm(rbm)))
     dbn = DBN([rbm, turned_over(rbm)])
@@ -126,7 +101,7 @@ def test_with_the_machine_turned_over_on_top_the_bound_is_the_likelihood(layers:
 
 @torch.no_grad()
 def test_a_single_machine_is_its_own_bound() -> None:
-    dbn, v = network((4, 3)), all_states(4)
+    dbn, v = network((4, 3)), binary(4)
     log_z = log_z_top(dbn)
     torch.testing.assert_close(
         dbn.lower_bound(v, log_z, generator()), exact_probabilities(dbn).log(), rtol=0, atol=1e-9
@@ -138,9 +113,7 @@ def test_a_single_machine_is_its_own_bound() -> None:
 
 def passes(x: Tensor, p: Tensor) -> bool:
     """Whether draws x of binary states pass a chi-square test for their probabilities p."""
-    place = x @ (2.0 ** torch.arange(x.shape[1] - 1, -1, -1).double())
-    counts = np.bincount(place.long().numpy(), minlength=len(p))
-    return bool(stats.chisquare(counts, p.numpy() / p.numpy().sum() * len(x)).pvalue > 1e-4)
+    return chi_square(counts_of(x, binary(x.shape[1])), p / p.sum()) > 1e-4
 
 
 @torch.no_grad()
@@ -165,15 +138,15 @@ def test_ancestral_sampling_reaches_the_exact_distribution_and_wrong_samplers_do
 
 @torch.no_grad()
 def test_upward_pass() -> None:
-    dbn, v = network((4, 3, 2)), all_states(4)
+    dbn, v = network((4, 3, 2)), binary(4)
     first, second = dbn.up(v)
     torch.testing.assert_close(first, dbn.machines[0].mean_hidden(v))
     torch.testing.assert_close(second, dbn.machines[1].mean_hidden(first))
     layers = dbn.sample_up(v[3:4].expand(40_000, -1), generator())
     assert [layer.shape[1] for layer in layers] == [4, 3, 2]
-    q = bernoulli(all_states(3), dbn.machines[0].mean_hidden(v[3:4]))[0]
+    q = bernoulli(binary(3), dbn.machines[0].mean_hidden(v[3:4]))[0]
     assert passes(layers[1], q)
-    assert passes(layers[2], q @ bernoulli(all_states(2), dbn.machines[1].mean_hidden(all_states(3))))
+    assert passes(layers[2], q @ bernoulli(binary(2), dbn.machines[1].mean_hidden(binary(3))))
 
 
 # --- training --------------------------------------------------------------------------------------------------------

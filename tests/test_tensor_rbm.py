@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from harmonium.models.categorical import Categorical
 from harmonium.models.energy_model import free_energy_statistics, set_gradient
@@ -16,6 +15,7 @@ from harmonium.models.rbm import RBM
 from harmonium.models.tensor_rbm import CP, TensorRBM, Tucker, WeightForm
 from harmonium.models.units import Bernoulli, Gaussian, RectifiedGaussian, Units
 
+from .deep_machines import expanded
 from .enumeration import assert_same, binary, chi_square, counts_of, expected, gradients, randomise
 
 
@@ -25,24 +25,10 @@ def machine(modes: tuple[int, ...], visible: type[Units], hidden: Units, form: W
     return trbm
 
 
-def expanded(trbm: TensorRBM) -> Tensor:
-    """The weight tensor by its formula, (product of modes, hidden)."""
-    letters = "abcdef"[: len(trbm.modes)]
-    factors = [trbm.factors[f"mode_{n}"] for n in range(len(trbm.modes))]
-    if isinstance(trbm.form, CP):
-        rule = ",".join(f"{letter}z" for letter in letters) + f",hz->{letters}h"
-        weight = torch.einsum(rule, *factors, trbm.factors["hidden"])
-    else:
-        rule = ",".join(f"{letter}{letter.upper()}" for letter in letters)
-        rule = f"{rule},hH,{letters.upper()}H->{letters}h"
-        weight = torch.einsum(rule, *factors, trbm.factors["hidden"], trbm.factors["core"])
-    return weight.reshape(-1, trbm.hidden.width)
-
-
 @torch.no_grad()
 def dense(trbm: TensorRBM) -> RBM:
     rbm = RBM(trbm.visible, trbm.hidden).double()
-    rbm.weight.copy_(expanded(trbm))
+    rbm.weight.copy_(expanded(trbm.factors))
     rbm.visible_parameters.load_state_dict(trbm.visible_parameters.state_dict())
     rbm.hidden_parameters.load_state_dict(trbm.hidden_parameters.state_dict())
     return rbm
@@ -90,7 +76,7 @@ def test_statistics_are_those_of_the_dense_machine_by_the_chain_rule(trbm: Tenso
     v = torch.rand(4, *trbm.modes, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     found, wanted = trbm.statistics(v), dense(trbm).statistics(v.flatten(1))
     factors = {name: p for name, p in trbm.named_parameters() if name.startswith("factors.")}
-    chained = torch.autograd.grad((expanded(trbm) * wanted.sums["weight"]).sum(), list(factors.values()))
+    chained = torch.autograd.grad((expanded(trbm.factors) * wanted.sums["weight"]).sum(), list(factors.values()))
     sums = {**wanted.sums, **dict(zip(factors, chained, strict=True))}
     del sums["weight"]
     assert found.count == 4
