@@ -4,7 +4,7 @@ r"""Softmax units: limited-state units whose states have no order, the Potts mod
 
     one unit of 4 states    o o ● o     four numbers of which one is 1
 
-(Potts 1952; as visible units Salakhutdinov, Mnih and Hinton 2007, eq. 1.) Adding the same number to all biases of a
+(Potts 1952; as visible units Salakhutdinov, Mnih and Hinton 2007.) Adding the same number to all biases of a
 unit changes nothing: one of its states is redundant, and learning leaves that direction alone.
 """
 

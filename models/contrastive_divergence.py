@@ -1,6 +1,6 @@
 """Contrastive divergence: the learning rule of the restricted Boltzmann machine.
 
-    ∂ log p(v) / ∂θ  =  <-∂E/∂θ>_data  -  <-∂E/∂θ>_model            (Hinton 2002, eq. 5)
+    ∂ log p(v) / ∂θ  =  <-∂E/∂θ>_data  -  <-∂E/∂θ>_model            (Hinton 2002)
 
 CD-k replaces the second mean by one over chains that start at the data and run k Gibbs steps. The statistics of a batch
 are *sums* with a count, so that they can be merged over the parts of a batch in any order.

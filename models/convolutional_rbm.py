@@ -6,7 +6,7 @@ r"""The convolutional restricted Boltzmann machine: filters that are shared over
     visible  v  o o o o o o o o o o              E(v, h) = Σ e_v(v) + Σ e_h(h) - Σ_k h_k · (W_k ⋆ s(v))
                  channels × rows × columns
 
-(Lee, Grosse, Ranganath and Ng 2009; with a stride Norouzi, Ranjbar and Mori 2009.) ⋆ is correlation without
+(Lee, Grosse, Ranganath and Ng 2009; Norouzi, Ranjbar and Mori 2009.) ⋆ is correlation without
 padding. One bias, and one variance, for each channel and each filter. It is the RBM whose weight matrix is the unrolled
 (Toeplitz) one; pixels near the border are seen from fewer places. Images may be of any size on which the places end at
 the border.

@@ -1,6 +1,6 @@
 r"""The Hopfield network: an associative memory of units s_i = ±1, each coupled to every other.
 
-        s_1 ──── s_2         E(s) = -1/2 sᵀ W s + θᵀ s           (Hopfield 1982, eq. 7; W symmetric, w_ii = 0)
+        s_1 ──── s_2         E(s) = -1/2 sᵀ W s + θᵀ s           (Hopfield 1982; W symmetric, w_ii = 0)
          │ \   /  │          f    = W s - θ                      (field)
          │   X    │          s_i ← sgn(f_i), and stays where f_i = 0
          │ /   \  │          turning unit i changes E by 2 s_i f_i
@@ -10,7 +10,7 @@ Asynchronous updates turn one unit at a time, and only against its field: E fall
 comes to rest. Synchronous updates turn all such units at once; with symmetric W the state comes to rest or ends in a
 cycle of two states (Goles-Chacc, Fogelman-Soulie and Pellegrin 1985).
 
-    Hebbian          W = Ξᵀ Ξ / n, the diagonal removed           (Hopfield 1982, eq. 2)
+    Hebbian          W = Ξᵀ Ξ / n, the diagonal removed           (Hopfield 1982)
     pseudo-inverse   W = Ξ⁺ Ξ, the diagonal removed               (Personnaz, Guyon and Dreyfus 1985)
 
 Ξ (patterns, n) holds the patterns to be remembered. Hebb's rule recalls up to about 0.138 n random patterns, with some

@@ -1,6 +1,6 @@
 r"""An optimiser that is learned: a small LSTM reads each coordinate's gradient and says how far the coordinate moves.
 
-    θ(t + 1) = θ(t) + g(t),    (g(t), m(t + 1)) = LSTM(∇(t), m(t); φ)      (Andrychowicz et al. 2016, eq. 2 and 3)
+    θ(t + 1) = θ(t) + g(t),    (g(t), m(t + 1)) = LSTM(∇(t), m(t); φ)      (Andrychowicz et al. 2016)
 
     θ(t) ────────────── + ──── θ(t + 1) ────────────── + ────▶        L(φ) = mean over t of f(θ(t))
      ┊ gradient         │ g(t)   ┊ gradient            │ g(t + 1)

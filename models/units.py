@@ -3,17 +3,17 @@
 Every kind is an exponential family in its own input. With `x` the state of a layer, `a = W s(y)` the input that it gets
 from the other layer's state `y`, and `s` the kind's sufficient statistic,
 
-    E(x, y) = e(x) + e'(y) - s(x) . W s'(y)              (Welling, Rosen-Zvi and Hinton 2004, eq. 3)
+    E(x, y) = e(x) + e'(y) - s(x) . W s'(y)              (Welling, Rosen-Zvi and Hinton 2004)
     p(x | a) is proportional to exp(-e(x) + s(x) . a)
     log Z(a) = log sum_x exp(-e(x) + s(x) . a)
 
 | kind              | states              | e(x)              | s(x)     | source                                      |
 |-------------------|---------------------|-------------------|----------|---------------------------------------------|
 | Bernoulli         | 0, 1                | -b x              | x        | Hinton 2002                                 |
-| Gaussian          | real                | (x - b)² / 2 σ²   | x / σ²   | Cho, Ilin and Raiko 2011, eq. 1             |
-| RectifiedGaussian | real, not negative  | x² / 2 - b x      | x        | Su, Liao, Chen and Carin 2016, eq. 3        |
+| Gaussian          | real                | (x - b)² / 2 σ²   | x / σ²   | Cho, Ilin and Raiko 2011                    |
+| RectifiedGaussian | real, not negative  | x² / 2 - b x      | x        | Su, Liao, Chen and Carin 2016               |
 | LimitedState      | L equidistant reals | x² / 2 - b x      | x        | a Gaussian unit that has only L states      |
-| Categorical       | L unordered labels  | -b · x, x one-hot | x        | Potts 1952; Salakhutdinov et al. 2007, eq. 1|
+| Categorical       | L unordered labels  | -b · x, x one-hot | x        | Potts 1952; Salakhutdinov et al. 2007      |
 
 A unit of `LimitedState` takes the values δ (k - (L - 1) / 2), k = 0 ... L - 1. Its most probable state is the grid
 point that lies nearest to `b + a`: conditioning such a unit *is* uniform scalar quantisation. With L = 2 it is a
