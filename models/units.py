@@ -13,7 +13,7 @@ from the other layer's state `y`, and `s` the kind's sufficient statistic,
 | Gaussian          | real                | (x - b)² / 2 σ²   | x / σ²   | Cho, Ilin and Raiko 2011                    |
 | RectifiedGaussian | real, not negative  | x² / 2 - b x      | x        | Su, Liao, Chen and Carin 2016               |
 | LimitedState      | L equidistant reals | x² / 2 - b x      | x        | a Gaussian unit that has only L states      |
-| Categorical       | L unordered labels  | -b · x, x one-hot | x        | Potts 1952; Salakhutdinov et al. 2007      |
+| Categorical       | L unordered labels  | -b · x, x one-hot | x        | Potts 1952; Salakhutdinov et al. 2007       |
 
 A unit of `LimitedState` takes the values δ (k - (L - 1) / 2), k = 0 ... L - 1. Its most probable state is the grid
 point that lies nearest to `b + a`: conditioning such a unit *is* uniform scalar quantisation. With L = 2 it is a
