@@ -157,7 +157,9 @@ class RestrictedMachine(nn.Module, ABC):
         to_hidden = _times(up, self._up(coupled_v))
         h = self.hidden.mean(to_hidden, self.hidden_parameters)
         coupled_h = self.hidden.coupled(h, self.hidden_parameters)
-        to_visible = _times(down, self._down(coupled_h))
+        # Only variances need what the visible layer gets, and a product can be spared.
+        biases_alone = self.visible.learned == {"bias"}
+        to_visible = torch.zeros_like(coupled_v) if biases_alone else _times(down, self._down(coupled_h))
         sums = self._weight_statistics(coupled_v, coupled_h)
         own_v = self.visible.statistics(_rows(v), _rows(to_visible), self.visible_parameters)
         own_h = self.hidden.conditional_statistics(_rows(h), _rows(to_hidden), self.hidden_parameters)
