@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -11,8 +11,9 @@ from harmonium.models.cells import CELL, cell_grid, from_bit_probabilities, from
 from harmonium.models.payload import MAX_BANDS
 from harmonium.models.unrolled import StackShape, UnrolledStack, from_tensors, to_tensors
 
-VisibleUnits = Literal["values", "bits"]
-"""What the visible units of a cell are: its pixels of all bands, or the 8 bits of each pixel of one band."""
+VisibleUnits = Literal["values", "bits", "gray"]
+"""What the visible units of a cell are: its pixels of all bands, or the 8 bits of each pixel of one band, plain or in
+the Gray code."""
 
 _MAX_CODE_UNITS = 1 << 16
 """A foreign file may ask for many bands of many units with few bytes."""
@@ -21,24 +22,29 @@ _MAX_CODE_UNITS = 1 << 16
 class CellTransform:
     """Cells of 8×8 pixels through an unrolled stack.
 
-    With `values`, a cell holds all bands, and its code has as many units as the stack's code layer. With `bits`, every
-    band of a cell is coded by itself, and the code units of the bands follow one another.
+    With `values`, a cell holds all bands, and its code has as many units as the stack's code layer. With `bits` and
+    `gray`, every band of a cell is coded by itself, and the code units of the bands follow one another. Normalised
+    pixels are then 0 ... 255; what lies outside is clipped.
     """
 
     def __init__(self, net: UnrolledStack, bands: int, units: VisibleUnits) -> None:
-        if units not in ("values", "bits") or not 1 <= bands <= MAX_BANDS:
-            raise ValueError(f"Expected units 'values' or 'bits' and 1 to {MAX_BANDS} bands, got {units!r} and {bands}")
+        if units not in get_args(VisibleUnits) or not 1 <= bands <= MAX_BANDS:
+            raise ValueError(
+                f"Expected units of {', '.join(get_args(VisibleUnits))} and 1 to {MAX_BANDS} bands, got {units!r} and "
+                f"{bands}"
+            )
         expected = CELL * CELL * (bands if units == "values" else 8)
         if net.shape.sizes[0] != expected:
             raise ValueError(
                 f"A stack for {bands} bands of {units!r} needs {expected} visible units, found {net.shape.sizes[0]}"
             )
-        code_units = len(net.states) * (bands if units == "bits" else 1)
+        code_units = len(net.states) * (1 if units == "values" else bands)
         if code_units > _MAX_CODE_UNITS:
             raise ValueError(f"Expected at most {_MAX_CODE_UNITS} code units, got {code_units}")
         self.net = net.eval().requires_grad_(requires_grad=False)
         self.bands = bands
         self._units = units
+        self._gray = units == "gray"
         unit_states = tuple(int(states) for states in net.states)
         self.states = unit_states if units == "values" else unit_states * bands
 
@@ -53,7 +59,7 @@ class CellTransform:
         if self._units == "values":
             codes = self.net.encode(to_cells(pixels)).T
         else:
-            visible = torch.cat([to_bits(to_cells(band.unsqueeze(0))) for band in pixels])
+            visible = torch.cat([to_bits(to_cells(band.unsqueeze(0)), gray=self._gray) for band in pixels])
             codes = self.net.encode(visible).reshape(self.bands, -1, len(self.net.states)).transpose(1, 2)
         return codes.reshape(-1, *grid).contiguous().cpu()
 
@@ -64,7 +70,7 @@ class CellTransform:
             cells = self.net.decode(codes.reshape(len(codes), -1).T)
             return from_cells(cells, self.bands, height, width).cpu().contiguous()
         by_band = codes.reshape(self.bands, len(self.net.states), -1).transpose(1, 2)
-        values = [from_bit_probabilities(self.net.decode(band)) for band in by_band]
+        values = [from_bit_probabilities(self.net.decode(band), gray=self._gray) for band in by_band]
         return torch.cat([from_cells(band, 1, height, width) for band in values]).cpu().contiguous()
 
     def to_tensors(self) -> dict[str, Tensor]:

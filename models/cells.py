@@ -1,4 +1,4 @@
-"""The grid of 8×8-pixel cells that a chunk is cut into, and the binary form of 8-bit pixels.
+"""The grid of 8×8-pixel cells that a chunk is cut into, and the binary forms of 8-bit pixels.
 
 A chunk (bands, height, width) whose sides are not multiples of 8 is extended by its own last row and column, so that
 the cells at the edge hold no step that is not in the picture.
@@ -35,14 +35,28 @@ def from_cells(cells: Tensor, bands: int, height: int, width: int) -> Tensor:
     return blocks.reshape(bands, rows * CELL, columns * CELL)[:, :height, :width]
 
 
-def to_bits(values: Tensor) -> Tensor:
-    """Whole numbers 0 to 255 (cells, n) to their bits (cells, n * 8), most significant first, as 0.0 and 1.0."""
+def to_bits(values: Tensor, *, gray: bool = False) -> Tensor:
+    """Values (cells, n), rounded to 0 ... 255, to their bits (cells, n * 8), most significant first, as 0.0 and 1.0.
+
+    In the Gray code (Gray 1953) neighbouring values differ in one bit: bit k is the exclusive or of the plain bits k
+    and k + 1.
+    """
+    whole = values.round().clamp(0, 255).to(torch.int32)
+    if gray:
+        whole = whole ^ (whole >> 1)
     shifts = torch.arange(7, -1, -1, device=values.device)
-    bits = (values.to(torch.int32).unsqueeze(-1) >> shifts) & 1
+    bits = (whole.unsqueeze(-1) >> shifts) & 1
     return bits.reshape(len(values), -1).to(torch.float32)
 
 
-def from_bit_probabilities(probabilities: Tensor) -> Tensor:
-    """Expected pixel Σ 2^k p(bit k = 1): probabilities (cells, n * 8) to values (cells, n) in 0 ... 255."""
+def from_bit_probabilities(probabilities: Tensor, *, gray: bool = False) -> Tensor:
+    """Expected value Σ 2^k p(bit k = 1): probabilities (cells, n * 8) to values (cells, n) in 0 ... 255.
+
+    Bits of the Gray code are taken as independent; a plain bit is the exclusive or of those from the top down to it.
+    """
+    p = probabilities.reshape(len(probabilities), -1, 8)
+    if gray:
+        # E[(-1)^(x xor y)] = E[(-1)^x] E[(-1)^y].
+        p = (1 - torch.cumprod(1 - 2 * p, dim=-1)) / 2
     weights = 2.0 ** torch.arange(7, -1, -1, device=probabilities.device, dtype=probabilities.dtype)
-    return probabilities.reshape(len(probabilities), -1, 8) @ weights
+    return p @ weights

@@ -2,15 +2,16 @@
 
     loss  =  distortion(x', x)  +  λ · bits(code)
 
-Distortion uses the hard codes with straight-through gradients. Bits are those of a logistic density of each unit's own,
-integrated over the quantiser's bins at codes with uniform noise in place of rounding (Ballé, Laparra and Simoncelli
-2017, eq. 11). At high rate a uniform quantiser of step Δ has distortion Δ²/12, which one more bit divides by 4: there
-the slope is λ = Δ² ln 2 / 6, so the step alone sets the trade.
+Distortion uses the hard codes with straight-through gradients, or what stands in for them (`CodeUnits`). Bits are
+those of a logistic density of each unit's own, integrated over the quantiser's bins at codes with uniform noise in
+place of rounding (Ballé, Laparra and Simoncelli 2017, eq. 11). At high rate a uniform quantiser of step Δ has
+distortion Δ²/12, which one more bit divides by 4: there the slope is λ = Δ² ln 2 / 6, so the step alone sets the trade.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,15 @@ from harmonium.models.unrolled import UnrolledStack
 
 Distortion = Callable[[Tensor, Tensor], Tensor]
 """(reconstruction, target), both (cells, visible), to the mean over the batch of a cell's summed error."""
+
+
+CodeUnits = Literal["rounded", "dithered", "noisy"]
+"""What the decoder sees of the code while it is fine-tuned.
+
+`rounded`: the codes themselves, gradients passed straight through. `dithered`: units round at random, to either
+neighbour in proportion to its nearness, gradients passed straight through (binary units are drawn from their means).
+`noisy`: uniform noise in place of rounding, exact gradients (Ballé, Laparra and Simoncelli 2017).
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +48,12 @@ class Schedule:
     rate_weight: float = 0.0
     """λ: how much distortion one bit is worth; 0 where codes have fixed length."""
 
+    code: CodeUnits = "rounded"
+    """What the decoder sees of the code."""
+
     def __post_init__(self) -> None:
+        if self.code not in get_args(CodeUnits):
+            raise ValueError(f"Code units are one of {', '.join(get_args(CodeUnits))}, got {self.code!r}")
         if self.steps < 0 or self.batch < 1 or not self.learning_rate > 0 or not self.rate_weight >= 0:
             raise ValueError(
                 f"A schedule needs steps >= 0, batch >= 1, learning_rate > 0 and rate_weight >= 0, got {self}"
@@ -111,11 +126,10 @@ def fine_tune(
     )
     annealing = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=schedule.steps)
     for step, x in zip(range(schedule.steps), source, strict=False):
-        codes, reconstruction = net(x)
+        codes, reconstruction = _seen_by_decoder(net, x, schedule.code, generator)
         loss = distortion(reconstruction, x)
         if schedule.rate_weight:
-            noise = torch.rand(codes.shape, dtype=codes.dtype, device=codes.device, generator=generator) - 0.5
-            loss = loss + schedule.rate_weight * rate(codes + noise)
+            loss = loss + schedule.rate_weight * rate(codes + _half_step_noise(codes, generator))
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         value = float(loss.detach())
@@ -127,3 +141,24 @@ def fine_tune(
         optimiser.step()
         annealing.step()
         yield value
+
+
+def _seen_by_decoder(
+    net: UnrolledStack, x: Tensor, code: CodeUnits, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Code inputs and reconstruction, with the code as the schedule wants it."""
+    codes: Tensor
+    reconstruction: Tensor
+    if code == "noisy":
+        codes = net.code_input(x)
+        return codes, net.decode_values(codes + _half_step_noise(codes, generator))
+    dither = None
+    if code == "dithered":
+        dither = _half_step_noise(net.spacing.expand(len(x), -1), generator)
+    codes, reconstruction = net(x, dither)
+    return codes, reconstruction
+
+
+def _half_step_noise(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Noise uniform on ±1/2, of that shape."""
+    return torch.rand(like.shape, dtype=like.dtype, device=like.device, generator=generator) - 0.5

@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from harmonium.models.block_transform import BlockTransform
 from harmonium.models.cells import CELL
 from harmonium.models.code_prior import CodePrior, StaticTables
 from harmonium.models.presets import Blocks, FitOptions, Report
-from harmonium.models.radiometry import DTYPES
+from harmonium.models.radiometry import DTYPES, Radiometry, default_peak
 
 MIN_BLOCKS = 256
 """Fewest sample blocks that a fit accepts."""
@@ -48,6 +49,16 @@ def random_batches(x: Tensor, batch: int, generator: torch.Generator) -> Iterato
         yield x[torch.randint(len(x), (batch,), generator=generator).to(x.device)]
 
 
+def symmetric_batches(x: Tensor, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Like `random_batches` for cells (n, k * 64), each batch turned or mirrored by one of a square's 8 symmetries."""
+    pixels = torch.arange(CELL * CELL).reshape(CELL, CELL)
+    turned = [torch.rot90(image, turns) for image in (pixels, pixels.T) for turns in range(4)]
+    orders = torch.stack(turned).reshape(len(turned), -1).to(x.device)
+    for cells in random_batches(x, batch, generator):
+        order = orders[int(torch.randint(len(orders), (), generator=generator))]
+        yield cells.reshape(batch, -1, CELL * CELL)[:, :, order].reshape(batch, -1)
+
+
 def noise_source(generator: torch.Generator, options: FitOptions) -> torch.Generator:
     """The generator to draw noise from on the training's device: `generator` itself on a CPU, else one seeded alike."""
     if options.device.type == "cpu":
@@ -79,6 +90,48 @@ def hold_out(blocks: Blocks) -> tuple[Blocks, Blocks]:
         )
     held_out = np.arange(len(blocks)) % 10 == 9
     return blocks[~held_out], blocks[held_out]
+
+
+def equal_errors(blocks: Blocks, options: FitOptions) -> Radiometry:
+    """Centre every band; one scale for all, so that an error of 1 DN costs the same in each."""
+    values = blocks.astype(np.float64)
+    offset = values.mean(axis=(0, 2, 3))
+    deviation = float(np.sqrt(values.var(axis=(0, 2, 3)).mean()))
+    scale = deviation if deviation >= float(np.finfo(np.float32).tiny) else 1.0
+    return Radiometry(
+        dtype=blocks.dtype.name,
+        offset=tuple(offset.tolist()),
+        scale=(scale,) * len(offset),
+        peak=peak_of(blocks, options),
+    )
+
+
+def peak_of(blocks: Blocks, options: FitOptions) -> float:
+    """The range for PSNR: what the user says, else the type's; floats have none, and take what the blocks span."""
+    if options.peak is not None:
+        return options.peak
+    return default_peak(blocks.dtype.name) if blocks.dtype.kind != "f" else float(np.ptp(blocks)) or 1.0
+
+
+def record_of(
+    options: FitOptions, blocks: Blocks, log: StageLog, held_out: dict[str, float], **more: float
+) -> dict[str, Any]:
+    """How a codec was learned, as JSON values."""
+    own = {"seed": options.seed, "effort": options.effort, "blocks": len(blocks)}
+    return {**own, **more, "stages": log.stages, "held_out": held_out}
+
+
+@torch.no_grad()
+def measure(radiometry: Radiometry, transform: BlockTransform, prior: CodePrior, blocks: Blocks) -> dict[str, float]:
+    """What a codec gives on blocks (n, bands, 8, 8): bits per pixel and band, and PSNR in dB over all bands."""
+    count, bands = blocks.shape[:2]
+    pixels = blocks.transpose(1, 2, 0, 3).reshape(bands, CELL, -1)
+    codes = transform.encode(radiometry.normalise(pixels))
+    decoded = radiometry.restore(transform.decode(codes, CELL, count * CELL))
+    error = float(np.square(decoded.astype(np.float64) - pixels).mean())
+    bits = bits_per_cell(prior, codes.flatten(1).numpy()) / (bands * CELL * CELL)
+    psnr = 10 * math.log10(radiometry.peak**2 / max(error, 1e-12))
+    return {"bits_per_pixel": round(bits, 4), "psnr_db": round(psnr, 3)}
 
 
 def bits_per_cell(prior: CodePrior, codes: NDArray[np.int32]) -> float:

@@ -26,12 +26,13 @@ _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
     "sigmoid": torch.sigmoid,
 }
-_ACTIVATION_OF: dict[type[Units], Activation] = {
+ACTIVATION_OF: dict[type[Units], Activation] = {
     Bernoulli: "sigmoid",
     Gaussian: "identity",
     LimitedState: "identity",
     RectifiedGaussian: "relu",
 }
+"""What a layer of such units passes on."""
 
 _MAX_LAYERS = 16
 _MAX_UNITS = 1 << 16
@@ -118,15 +119,18 @@ class UnrolledStack(nn.Module):
         """State numbers (cells, units) to visible means (cells, visible)."""
         return self.decode_values((k + self.low).to(self.spacing.dtype))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, dither: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Code inputs, and the reconstruction from their quantised values with gradients passed straight through.
 
         The straight-through estimator (Bengio, Léonard and Courville 2013): forward the quantised value, backward as
-        if it had not been quantised.
+        if it had not been quantised, unless the input lies beyond the outermost bins: there nothing would ever bring
+        it back. With `dither` (cells, units), uniform on ±1/2, units round at random: a binary
+        unit with the mean p then takes the state 1 with probability p.
         """
         a = self.code_input(x)
-        quantised = self.quantise(a.detach()) + self.low
-        return a, self.decode_values(a + (quantised - a.detach()))
+        quantised = self.quantise(a.detach() if dither is None else a.detach() + dither) + self.low
+        within = torch.clamp(a, min=self.low - 0.5, max=self.low + self.states - 0.5)
+        return a, self.decode_values(within + (quantised - within.detach()))
 
 
 @torch.no_grad()
@@ -142,16 +146,16 @@ def unroll(stack: Sequence[RBM]) -> UnrolledStack:
     top = stack[-1].hidden
     shape = StackShape(
         sizes=(stack[0].visible.size, *(rbm.hidden.size for rbm in stack)),
-        hidden=_ACTIVATION_OF[type(stack[0].hidden)] if len(stack) > 1 else "identity",
-        code=_ACTIVATION_OF[type(top)],
-        visible=_ACTIVATION_OF[type(stack[0].visible)],
+        hidden=ACTIVATION_OF[type(stack[0].hidden)] if len(stack) > 1 else "identity",
+        code=ACTIVATION_OF[type(top)],
+        visible=ACTIVATION_OF[type(stack[0].visible)],
     )
     net = UnrolledStack(shape)
     encoder, decoder = (cast("list[nn.Linear]", list(half)) for half in (net.encoder, net.decoder))
     for rbm, up, down in zip(stack, encoder, reversed(decoder), strict=True):
-        up.weight.copy_(rbm.weight.T * _precision(rbm.visible_parameters))
+        up.weight.copy_(rbm.weight.T * precision(rbm.visible_parameters))
         up.bias.copy_(rbm.hidden_parameters["bias"])
-        down.weight.copy_(rbm.weight * _precision(rbm.hidden_parameters))
+        down.weight.copy_(rbm.weight * precision(rbm.hidden_parameters))
         down.bias.copy_(rbm.visible_parameters["bias"])
     if isinstance(top, LimitedState):
         net.spacing.fill_(top.spacing)
@@ -182,8 +186,8 @@ def _check_stack(stack: Sequence[RBM]) -> None:
         )
 
 
-def _precision(parameters: nn.ParameterDict) -> Tensor:
-    """1/σ² where units have a variance, else 1."""
+def precision(parameters: nn.ParameterDict | Mapping[str, Tensor]) -> Tensor:
+    """1/σ² where units have a variance, (size,), else 1."""
     return torch.exp(-parameters["log_variance"]) if "log_variance" in parameters else torch.ones(())
 
 

@@ -43,3 +43,30 @@ def test_bits_are_numpys_and_their_expectation_is_the_value(values: NDArray[np.u
 def test_expectation_of_uncertain_bits() -> None:
     probabilities = torch.tensor([[0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.25]])
     assert from_bit_probabilities(probabilities).tolist() == [[64.25]]
+
+
+EIGHT = np.arange(256, dtype=np.uint8)
+
+
+def test_gray_bits_are_a_bijection_whose_neighbours_differ_in_one_bit() -> None:
+    bits = to_bits(torch.from_numpy(EIGHT.astype(np.float32)[:, None]), gray=True).numpy()
+    assert len({row.tobytes() for row in bits}) == 256
+    assert (np.abs(np.diff(bits, axis=0)).sum(axis=1) == 1).all()
+    np.testing.assert_array_equal(np.packbits(bits.astype(np.uint8)), EIGHT ^ (EIGHT >> 1))
+    np.testing.assert_array_equal(from_bit_probabilities(torch.from_numpy(bits), gray=True).numpy()[:, 0], EIGHT)
+
+
+@given(value=st.floats(-1e6, 1e6, width=32), gray=st.booleans())
+def test_values_are_rounded_and_clipped_to_eight_bits(value: float, gray: bool) -> None:
+    bits = to_bits(torch.tensor([[value]]), gray=gray)
+    assert float(from_bit_probabilities(bits, gray=gray)) == np.clip(np.rint(np.float32(value)), 0, 255)
+
+
+@given(probabilities=hnp.arrays(np.float64, 8, elements=st.floats(0, 1)), gray=st.booleans())
+def test_expectation_is_the_sum_over_all_values_of_independent_bits(
+    probabilities: NDArray[np.float64], gray: bool
+) -> None:
+    bits = to_bits(torch.from_numpy(EIGHT.astype(np.float32)[:, None]), gray=gray).numpy().astype(bool)
+    mass = np.where(bits, probabilities, 1 - probabilities).prod(axis=1)
+    found = from_bit_probabilities(torch.from_numpy(probabilities[None]), gray=gray)
+    np.testing.assert_allclose(float(found), float(mass @ EIGHT), rtol=1e-9, atol=1e-9)

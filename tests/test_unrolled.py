@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from harmonium.models.rbm import RBM
 from harmonium.models.units import Bernoulli, Gaussian, LimitedState, RectifiedGaussian, Units
@@ -102,6 +103,29 @@ def test_gradient_passes_straight_through_the_quantiser() -> None:
     (expected,) = torch.autograd.grad(net.decode_values(values).square().sum(), values)
     (found,) = torch.autograd.grad(reconstruction.square().sum(), a)
     torch.testing.assert_close(found, expected)
+
+
+def test_no_gradient_pushes_an_input_farther_out_than_the_outermost_bins() -> None:
+    net = UnrolledStack(StackShape(sizes=(1, 1), hidden="identity", code="identity", visible="identity"))
+    net.encoder[0].load_state_dict({"weight": torch.ones(1, 1), "bias": torch.zeros(1)})
+    net.states.fill_(4)  # 0 ... 3
+    v = torch.tensor([[-0.6], [-0.4], [1.2], [3.4], [3.6]])
+    a, reconstruction = net(v)
+    (found,) = torch.autograd.grad(reconstruction.sum(), a)
+    expected = torch.tensor([[0.0], [1.0], [1.0], [1.0], [0.0]]) * cast("nn.Linear", net.decoder[0]).weight
+    assert torch.equal(found, expected)
+
+
+@torch.no_grad()
+def test_dither_rounds_in_proportion_to_nearness() -> None:
+    net = UnrolledStack(StackShape(sizes=(1, 1), hidden="identity", code="identity", visible="identity"))
+    for half in (net.encoder, net.decoder):
+        half[0].load_state_dict({"weight": torch.ones(1, 1), "bias": torch.zeros(1)})
+    dither = torch.rand(20_000, 1, generator=torch.Generator().manual_seed(0)) - 0.5
+    for p in (0.0, 0.2, 0.9, 1.0):
+        _, drawn = net(torch.full((20_000, 1), p), dither)
+        assert set(drawn.unique_consecutive().tolist()) <= {0.0, 1.0}
+        assert float(drawn.mean()) == pytest.approx(p, abs=0.01)
 
 
 @given(value=st.floats(width=32), states=st.integers(1, 300), low=st.integers(-1000, 1000))

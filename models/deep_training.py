@@ -1,0 +1,236 @@
+"""The stages of a deep codec's training: greedy, joint, unrolled and fine-tuned, each of which can be run by itself.
+
+    stack of machines ── pretrain ──▶ DBM ── train_jointly ──▶ DBM ── unroll_dbm ──▶ network ── fine_tune ──▶ codec
+       CD-1, doubled inputs              mean field, persistent                        backpropagation, hard codes
+       (`dbm_training`)                  chains, centred                               (`fine_tuning`)
+
+Each stage is reported through a `StageLog`, and takes batches of cells from a source that may be endless.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice, pairwise, tee
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from harmonium.models import dbm_training, fine_tuning
+from harmonium.models.dbm import DBM
+from harmonium.models.dbm_training import Doubling, JointSchedule, JointState
+from harmonium.models.fine_tuning import CodeUnits, Distortion
+from harmonium.models.presets import FitOptions
+from harmonium.models.rbm import RBM
+from harmonium.models.tensor_rbm import Stackable
+from harmonium.models.training import StageLog, noise_source, steps
+from harmonium.models.units import Bernoulli, Units
+from harmonium.models.unrolled import UnrolledStack
+from harmonium.models.unrolled_dbm import unroll_dbm
+
+Batches = Callable[[int], Iterator[Tensor]]
+"""Given a batch size, an endless source of batches of visible states."""
+
+_BALANCE_CELLS = 2048
+"""Cells that `balance` looks at."""
+
+JOINT = JointSchedule(gibbs_steps=1, mean_field_iterations=5, mean_field_tolerance=1e-2, offset_rate=0.05)
+"""Few iterations: a start from pre-trained machines is near, and each costs as much as a step of fine-tuning."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageSchedule:
+    """How long and how fast one stage of Boltzmann learning is: Adam, the step size falling to zero along a cosine."""
+
+    steps: int
+    """Parameter updates, of each machine in greedy training."""
+
+    batch: int = 256
+    """Cells in a batch, and chains in joint training."""
+
+    learning_rate: float = 1e-3
+    """Step size at the start."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.batch < 1 or not self.learning_rate > 0:
+            raise ValueError(f"A stage needs steps >= 0, batch >= 1 and learning_rate > 0, got {self}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stages:
+    """How long each stage of a deep Boltzmann machine's training is; 0 leaves it out."""
+
+    greedy: int = 400
+    """Steps of CD-1 for each machine of the stack."""
+
+    joint: int = 150
+    """Steps of joint training, at twice the cost of the others."""
+
+    fine_tuning: int = 2500
+    """Steps of backpropagation."""
+
+    code: CodeUnits = "rounded"
+    """What the decoder sees of the code while it is fine-tuned."""
+
+    learning_rate: float = 1e-3
+    """Step size of greedy training at its start; joint training takes a fifth."""
+
+    fine_tuning_rate: float = 3e-4
+    """Step size of fine-tuning at its start: at 1e-3 logistic layers of this width saturate, and learn no more."""
+
+    def __post_init__(self) -> None:
+        if min(self.greedy, self.joint, self.fine_tuning) < 0:
+            raise ValueError(f"Stages need steps >= 0, got {self}")
+
+
+def train_deep(
+    stack: Sequence[Stackable],
+    batches: Batches,
+    stages: Stages,
+    options: FitOptions,
+    generator: torch.Generator,
+    log: StageLog,
+    distortion: Distortion,
+) -> UnrolledStack:
+    """All stages, one after the other: a stack of untrained machines, the lowest first, to a network.
+
+    Randomness on the training's device comes from `generator`, which is a CPU one, or from one that is seeded alike.
+    """
+    noise = noise_source(generator, options)
+    if stages.greedy:
+        greedy = StageSchedule(steps=steps(stages.greedy, options.effort), learning_rate=stages.learning_rate)
+        pretrain(stack, batches, greedy, noise, log)
+    dbm = DBM.compose(stack)
+    if stages.joint:
+        joint = StageSchedule(
+            steps=steps(stages.joint, options.effort), batch=128, learning_rate=stages.learning_rate / 5
+        )
+        train_jointly(dbm, batches, joint, noise, log)
+    net = unroll_dbm(dbm)
+    if stages.fine_tuning:
+        balance(net, next(batches(_BALANCE_CELLS)))
+        count = steps(stages.fine_tuning, options.effort)
+        schedule = fine_tuning.Schedule(steps=count, batch=256, learning_rate=stages.fine_tuning_rate, code=stages.code)
+        losses = fine_tuning.fine_tune(net, batches(schedule.batch), schedule, noise, distortion)
+        log.run("fine-tuning", count, losses)
+    return net
+
+
+@torch.no_grad()
+def balance(net: UnrolledStack, x: Tensor, deviation: float = 1.5) -> None:
+    """Let every binary unit, up and down, get inputs of mean 0 and this deviation on x (cells, visible).
+
+    A machine leaves units that are always on or off, and others that hardly move; through five layers no gradient
+    gets past them. What each unit looks for stays, only its scale and threshold change (LeCun, Bottou, Orr and Müller
+    1998, section 4). The decoder's last layer is then the linear one with the least squared error.
+    """
+    h = x
+    *between, last = [cast("nn.Linear", layer) for half in (net.encoder, net.decoder) for layer in half]
+    for place, layer in enumerate(between, start=1):
+        inputs = layer(h)
+        factor = deviation / inputs.std(0).clamp(min=1e-6)
+        layer.bias.sub_(inputs.mean(0)).mul_(factor)
+        layer.weight.mul_(factor.unsqueeze(1))
+        h = torch.sigmoid(layer(h))
+        if place == len(net.encoder):
+            h = h.round()
+    # Near 1/2 a logistic unit's mean is 1/2 + input / 4.
+    target = 4 * (x - 0.5) if net.shape.visible == "sigmoid" else x
+    mean, aim = h.mean(0), target.mean(0)
+    centred = (h - mean).double()
+    ridge = len(x) * 1e-3 * torch.eye(h.shape[1], dtype=centred.dtype, device=x.device)
+    solved = torch.linalg.solve(centred.T @ centred + ridge, centred.T @ (target - aim).double())
+    last.weight.copy_(solved.T)
+    last.bias.copy_(aim - last.weight @ mean)
+
+
+@torch.no_grad()
+def binary_stack(visible: Units, hidden: Sequence[int], x: Tensor, generator: torch.Generator) -> list[RBM]:
+    """Machines with layers of `hidden` binary units each, small random weights, the visible bias fitted to x (n, size).
+
+    Binary visible biases start at the log odds of the data (Hinton 2010, section 8.1), real ones at its mean.
+    """
+    layers = [visible, *(Bernoulli(size=size) for size in hidden)]
+    stack = [RBM(below, above).initialise(generator).to(x.device) for below, above in pairwise(layers)]
+    mean = x.mean(0)
+    if isinstance(visible, Bernoulli):
+        mean = torch.logit(mean.clamp(0.01, 0.99))
+    stack[0].visible_parameters["bias"].copy_(mean)
+    return stack
+
+
+def pretrain(
+    stack: Sequence[Stackable],
+    batches: Batches,
+    schedule: StageSchedule,
+    generator: torch.Generator,
+    log: StageLog,
+    *,
+    deep_machine: bool = True,
+) -> None:
+    """Train machines in place by CD-1, one after the other, each on draws of those below.
+
+    Those of a deep machine count twice what will have a second neighbour there (`harmonium.models.dbm_training`).
+    """
+    for index, machine in enumerate(stack):
+        doubling = Doubling.of(index, len(stack)) if deep_machine else Doubling.of(0, 1)
+        source = islice(batches(schedule.batch), schedule.steps)
+        if deep_machine:
+            lifted = dbm_training.lifted(stack[:index], len(stack), source, generator)
+        else:
+            lifted = _lifted_alone(stack[:index], source, generator)
+        optimiser, annealing = _adam(machine, schedule)
+        name = f"greedy-{index + 1}"
+        errors = dbm_training.pretrain(machine, lifted, doubling, optimiser, generator, layer=name)
+        log.run(name, schedule.steps, _annealed(errors, annealing))
+
+
+def _lifted_alone(
+    stack: Sequence[Stackable], batches: Iterator[Tensor], generator: torch.Generator
+) -> Iterator[Tensor]:
+    for x in batches:
+        for machine in stack:
+            x = machine.sample_hidden(x, generator)
+        yield x.detach()
+
+
+def train_jointly(
+    dbm: DBM, batches: Batches, schedule: StageSchedule, generator: torch.Generator, log: StageLog
+) -> None:
+    """Train a deep machine in place on its variational bound.
+
+    What is reported is how far the mean of the chains' visible states is from that of a batch, squared.
+    """
+    optimiser, annealing = _adam(dbm, schedule)
+    source = batches(schedule.batch)
+    state = dbm_training.start(dbm, schedule.batch, next(source), generator)
+    log.run(
+        "joint", schedule.steps, _annealed(_joint_errors(dbm, source, optimiser, schedule, state, generator), annealing)
+    )
+
+
+def _joint_errors(
+    dbm: DBM,
+    source: Iterator[Tensor],
+    optimiser: torch.optim.Optimizer,
+    schedule: StageSchedule,
+    state: JointState,
+    generator: torch.Generator,
+) -> Iterator[float]:
+    here, there = tee(islice(source, schedule.steps))
+    states = dbm_training.train_jointly(dbm, here, optimiser, JOINT, state, generator)
+    for state, v in zip(states, there, strict=True):
+        yield float((state.chains[0].mean(0) - dbm.rows(v).mean(0)).square().mean())
+
+
+def _adam(
+    model: nn.Module, schedule: StageSchedule
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.Adam(learned, lr=schedule.learning_rate, foreach=True)
+    return optimiser, torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=max(1, schedule.steps))
+
+
+def _annealed(errors: Iterator[float], annealing: torch.optim.lr_scheduler.LRScheduler) -> Iterator[float]:
+    for error in errors:
+        annealing.step()
+        yield error
