@@ -56,13 +56,13 @@ class Recipe:
 
 RECIPES = {
     "rbm-cd25": Recipe(
-        title="RBM 500, CD-25",
+        title="centred RBM 500, CD-25",
         published="-86.3 (Salakhutdinov and Murray 2008)",
         binarisation="stochastic",
         hidden=(500,),
-        epochs=60,
+        epochs=40,
         learning_rate=0.1,
-        schedule=JointSchedule(gibbs_steps=25, persistent=False),
+        schedule=JointSchedule(gibbs_steps=25, persistent=False, offset_rate=0.01),
         growing=True,
     ),
     "rbm-pcd": Recipe(
