@@ -265,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("--batches", type=int, nargs="+", default=[128, 1024], help="images in a batch")
-    add("--chains", type=int, default=64, help="persistent chains")
+    add("--chains", type=int, default=32, help="persistent chains")
     add("--epochs", type=int, default=3, help="of each training")
     add("--images", type=int, default=60_000, help="training images")
     add("--repeats", type=int, default=5, help="of every measurement")

@@ -21,6 +21,7 @@ states of a unit apart (x²/2σ² of a real unit, 0 of a binary one) and U the b
 are independent; for units that are 0 or 1, E_β = β E.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol, Self
@@ -131,7 +132,7 @@ def update(model: nn.Module, optimiser: torch.optim.Optimizer, step: int, layer:
 def is_finite(x: Tensor) -> bool:
     """Whether all numbers of a tensor are."""
     # Both extremes carry NaN on, and take one pass without a tensor of truth values.
-    return not x.numel() or all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(x))
+    return not x.numel() or all(math.isfinite(extreme) for extreme in torch.aminmax(x))
 
 
 def _left_finite(what: str, layer: str, step: int, optimiser: torch.optim.Optimizer) -> str:
