@@ -24,7 +24,7 @@ from harmonium.models.rbm import RBM
 from harmonium.models.tensor_rbm import Stackable
 from harmonium.models.training import StageLog, noise_source, steps
 from harmonium.models.units import Bernoulli, Units
-from harmonium.models.unrolled import UnrolledStack
+from harmonium.models.unrolled import UnrolledStack, centre_hidden, uncentre_hidden
 from harmonium.models.unrolled_dbm import unroll_dbm
 
 Batches = Callable[[int], Iterator[Tensor]]
@@ -110,8 +110,10 @@ def train_deep(
         balance(net, next(batches(_BALANCE_CELLS)))
         count = steps(stages.fine_tuning, options.effort)
         schedule = fine_tuning.Schedule(steps=count, batch=256, learning_rate=stages.fine_tuning_rate, code=stages.code)
+        centre_hidden(net)
         losses = fine_tuning.fine_tune(net, batches(schedule.batch), schedule, noise, distortion)
         log.run("fine-tuning", count, losses)
+        uncentre_hidden(net)
     return net
 
 

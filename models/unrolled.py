@@ -9,7 +9,7 @@ have weights of their own, which backpropagation then fine-tunes (`harmonium.mod
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, cast
 
@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from harmonium.models.rbm import RBM
 from harmonium.models.units import Bernoulli, Gaussian, LimitedState, RectifiedGaussian, Units
 
-Activation = Literal["identity", "relu", "sigmoid"]
+Activation = Literal["identity", "relu", "sigmoid", "centred sigmoid"]
 
 _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "identity": lambda a: a,
     "relu": torch.relu,
     "sigmoid": torch.sigmoid,
+    "centred sigmoid": lambda a: torch.sigmoid(a) - 0.5,
 }
 ACTIVATION_OF: dict[type[Units], Activation] = {
     Bernoulli: "sigmoid",
@@ -162,6 +163,31 @@ def unroll(stack: Sequence[RBM]) -> UnrolledStack:
         net.low.fill_(-(top.states // 2))
         net.states.fill_(top.states)
     return net
+
+
+@torch.no_grad()
+def centre_hidden(net: UnrolledStack) -> None:
+    """Let logistic hidden units give ±1/2 instead of 0 and 1, biases such that the function stays the same.
+
+    Activations that are all positive give every weight of a unit the same part of the gradient, along which steps
+    saturate whole layers (LeCun, Bottou, Orr and Müller 1998, section 4.3).
+    """
+    _shift_hidden(net, "sigmoid", "centred sigmoid", 0.5)
+
+
+@torch.no_grad()
+def uncentre_hidden(net: UnrolledStack) -> None:
+    """Inverse of `centre_hidden`."""
+    _shift_hidden(net, "centred sigmoid", "sigmoid", -0.5)
+
+
+def _shift_hidden(net: UnrolledStack, found: Activation, wanted: Activation, shift: float) -> None:
+    if net.shape.hidden != found:
+        raise ValueError(f"Expected hidden units of {found!r}, found {net.shape.hidden!r}")
+    for half in (net.encoder, net.decoder):
+        for layer in cast("list[nn.Linear]", list(half))[1:]:
+            layer.bias.add_(shift * layer.weight.sum(1))
+    net.shape = replace(net.shape, hidden=wanted)
 
 
 def _check_stack(stack: Sequence[RBM]) -> None:

@@ -12,6 +12,7 @@ from harmonium.models.presets import FitOptions, Fitted
 
 from .tiny_models import blocks, fit, group, silent, smooth_pixels
 
+ALL = ("autoencoder", "binary-dbm", "binary-rbm", "limited-state-autoencoder", "real-dbm", "real-rbm")
 BOTH = [("real-rbm", "uint16"), ("binary-rbm", "uint8")]
 
 
@@ -26,9 +27,9 @@ def psnr(codec: Codec, bands: int, dtype: str) -> float:
 
 
 def test_presets_are_found_by_name() -> None:
-    assert presets.names() == ("binary-rbm", "real-rbm")
+    assert presets.names() == ALL
     assert presets.get("real-rbm").patch == 8
-    with pytest.raises(ValueError, match="Unknown preset 'jpeg'; known are binary-rbm, real-rbm"):
+    with pytest.raises(ValueError, match=f"Unknown preset 'jpeg'; known are {', '.join(ALL)}"):
         presets.get("jpeg")
 
 
@@ -159,12 +160,12 @@ PRESET = Third()
 def test_a_file_is_all_that_a_preset_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "third_of_a_test.py").write_text(THIRD_PRESET)
     monkeypatch.setattr(presets, "__path__", [*presets.__path__, str(tmp_path)])
-    assert presets.names() == ("binary-rbm", "real-rbm", "third")
+    assert presets.names() == (*ALL, "third")
     made = model_file.make({"r10m": group("third", fit("third", blocks(256, 1, "uint8")))})
     assert model_file.from_bytes(made.data).groups["r10m"].preset == "third"
     monkeypatch.undo()
     with pytest.raises(
-        ValueError, match="preset 'third', this harmonium has binary-rbm, real-rbm; upgrade it, or install"
+        ValueError, match=f"preset 'third', this harmonium has {', '.join(ALL)}; upgrade it, or install"
     ):
         model_file.from_bytes(made.data)
 

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 
 from harmonium.models.rbm import RBM
 from harmonium.models.units import Bernoulli, Gaussian, LimitedState, RectifiedGaussian, Units
-from harmonium.models.unrolled import StackShape, UnrolledStack, from_tensors, to_tensors, unroll
+from harmonium.models.unrolled import (
+    StackShape,
+    UnrolledStack,
+    centre_hidden,
+    from_tensors,
+    to_tensors,
+    uncentre_hidden,
+    unroll,
+)
 
 
 def machine(visible: Units, hidden: Units, seed: int, scale: float = 0.5) -> RBM:
@@ -126,6 +134,22 @@ def test_dither_rounds_in_proportion_to_nearness() -> None:
         _, drawn = net(torch.full((20_000, 1), p), dither)
         assert set(drawn.unique_consecutive().tolist()) <= {0.0, 1.0}
         assert float(drawn.mean()) == pytest.approx(p, abs=0.01)
+
+
+@torch.no_grad()
+def test_centred_units_compute_the_same() -> None:
+    stack = [machine(Bernoulli(size=6), Bernoulli(size=5), 0), machine(Bernoulli(size=5), Bernoulli(size=4), 1)]
+    net, same = unroll(stack), unroll(stack)
+    centre_hidden(net)
+    v = torch.rand(20, 6, generator=torch.Generator().manual_seed(2))
+    assert not torch.allclose(net.encoder[1](v[:, :5]), same.encoder[1](v[:, :5]))
+    torch.testing.assert_close(net.code_input(v), same.code_input(v))
+    torch.testing.assert_close(net.decode(net.encode(v)), same.decode(same.encode(v)))
+    uncentre_hidden(net)
+    assert net.shape == same.shape
+    torch.testing.assert_close(net.state_dict(), same.state_dict())
+    with pytest.raises(ValueError, match="Expected hidden units of 'centred sigmoid', found 'sigmoid'"):
+        uncentre_hidden(net)
 
 
 @given(value=st.floats(width=32), states=st.integers(1, 300), low=st.integers(-1000, 1000))

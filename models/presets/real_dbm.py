@@ -1,0 +1,96 @@
+"""`real-dbm`: 8×8 pixels of all bands as real values, a deep Boltzmann machine, K-bit codes of fixed length.
+
+    code    Bernoulli  K = 64 × bands × bits per pixel    packed: exactly K bits a cell
+    hidden  Bernoulli  250
+    hidden  Bernoulli  500
+    hidden  Bernoulli  1000
+    hidden  Bernoulli  512
+    visible Gaussian   64 per band, along principal axes
+
+A Gaussian layer with one variance for all learns little but the mean of a cell from pixels as they are: along
+principal axes their variances span five decades. The machine sees coordinates in which these are halved in the
+logarithm (`harmonium.models.principal_axes`), for all bands together, so that covariances between bands are part of
+it. It is trained greedily and jointly, unrolled, and fine-tuned for squared error in DN (`harmonium.models.
+deep_training`); then the axes are put into the first and last weights.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harmonium.models import cell_transform
+from harmonium.models.block_transform import BlockTransform
+from harmonium.models.cell_transform import CellTransform
+from harmonium.models.code_prior import PackedBits
+from harmonium.models.deep_training import Stages, binary_stack, train_deep
+from harmonium.models.presets import Blocks, FitOptions, Fitted, Report
+from harmonium.models.principal_axes import PrincipalAxes
+from harmonium.models.training import (
+    StageLog,
+    equal_errors,
+    hold_out,
+    measure,
+    record_of,
+    symmetric_batches,
+)
+from harmonium.models.units import Gaussian
+from harmonium.models.unrolled import UnrolledStack
+
+_WHITENING = 0.5
+_NOISE = 0.5
+"""Variance of the visible units, in coordinates whose largest has a variance of about √64."""
+
+_BIAS_CELLS = 4096
+"""Cells that the visible biases start from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RealDbm:
+    """See the module."""
+
+    hidden: tuple[int, ...] = (512, 1000, 500, 250)
+    """Units of the layers between pixels and code, the lowest first."""
+
+    stages: Stages = field(default_factory=Stages)
+    """How long it is trained."""
+
+    name = "real-dbm"
+    patch = 8
+    default_bits = 0.25
+
+    def fit(self, blocks: Blocks, options: FitOptions, report: Report) -> Fitted:
+        """See `Preset.fit`."""
+        learn, held_out = hold_out(blocks)
+        radiometry = equal_errors(learn, options)
+        x = radiometry.normalise(learn).reshape(len(learn), -1).to(options.device)
+        code_bits = max(1, round((options.bits or self.default_bits) * x.shape[1]))
+        log = StageLog(report)
+        net = self._train(x, code_bits, options, log).cpu()
+        transform = CellTransform(net, blocks.shape[1], "values")
+        prior = PackedBits(transform.states)
+        record = record_of(options, blocks, log, measure(radiometry, transform, prior, held_out))
+        return Fitted(radiometry=radiometry, transform=transform, prior=prior, record=record)
+
+    def load(self, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> BlockTransform:
+        """See `Preset.load`."""
+        return cell_transform.load(spec, tensors)
+
+    def _train(self, x: Tensor, code_bits: int, options: FitOptions, log: StageLog) -> UnrolledStack:
+        """All stages on cells x (cells, 64 * bands) of normalised pixels."""
+        generator = torch.Generator().manual_seed(options.seed)
+        axes = PrincipalAxes.of(x, _WHITENING)
+
+        def batches(batch: int) -> Iterator[Tensor]:
+            return (axes.project(cells) for cells in symmetric_batches(x, batch, generator))
+
+        visible = Gaussian(size=x.shape[1], variance=_NOISE)
+        stack = binary_stack(visible, (*self.hidden, code_bits), axes.project(x[:_BIAS_CELLS]), generator)
+        net = train_deep(stack, batches, self.stages, options, generator, log, axes.squared_error)
+        axes.fold(net)
+        return net
+
+
+PRESET = RealDbm()
