@@ -185,6 +185,26 @@ class BoltzmannMachine(nn.Module):
         entropy: Tensor = torch.special.entr(means) + torch.special.entr(1 - means)
         return entropy.sum(-1) - self.energy(v, means)
 
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Numbers of visible and of hidden units."""
+        return self.visible, self.hidden
+
+    def mean_hidden(self, state: Tensor) -> Tensor:
+        """p(h_j = 1 | all other units) at joined states, (batch, hidden)."""
+        return self.hidden_conditional(*self.split(state))
+
+    def activities(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Visible and hidden states, or means, of joined ones."""
+        return self.split(state)
+
+    def bias_shifts(self, visible: Tensor, hidden: Tensor) -> dict[str, Tensor]:
+        """What offsets (visible,), (hidden,) take from the biases, by their names (`harmonium.models.centring`)."""
+        return {
+            "visible_bias": self.weight @ hidden + _symmetric(self.visible_lateral) @ visible,
+            "hidden_bias": visible @ self.weight + _symmetric(self.hidden_lateral) @ hidden,
+        }
+
     @torch.no_grad()
     def statistics(self, state: Tensor) -> Statistics:
         """Sums of -∂E/∂θ over joined states; for means in place of h, its expectation over independent units."""

@@ -3,22 +3,49 @@ r"""Centring: gradients that do not depend on how far the units' activities are 
     E(v, h) = e_v(v) + e_h(h) - (s(v) - μ)ᵀ W (s(h) - λ)        offsets μ, λ: mean activities of the units
 
 (Montavon and Müller 2012; Melchior, Fischer and Wiskott 2016.) The centred machine is the usual one with other
-biases, b = b' - W λ and c = c' - Wᵀ μ. A step along the gradient in W, b', c' is therefore a step of the usual machine
-along the *centred gradient*, in which g are the usual gradients:
+biases, b = b' - t(θ), where θ is what the weights are made of. A step along the gradient in θ and b' is therefore a
+step of the usual machine along the *centred gradient*, in which g are the usual gradients and J = ∂t/∂θ:
 
-    g'_W = g_W - g_b λᵀ - μ g_cᵀ            g'_b = g_b - g'_W λ            g'_c = g_c - g'_Wᵀ μ
+    g'_θ = g_θ - Jᵀ g_b            g'_b = g_b - J g'_θ
 
-It is the same for data and their complement, and with means over data and model as offsets it is the enhanced gradient
-(Cho, Raiko and Ilin 2011). As a linear map of the gradient, it goes with every sampler and every kind of unit.
+| machine                | θ       | t of the visible biases | t of the hidden biases |
+|------------------------|---------|-------------------------|------------------------|
+| RBM                    | W       | W λ                     | Wᵀ μ                   |
+| tensor RBM             | factors | W λ                     | Wᵀ μ                   |
+| Boltzmann machine      | W, R, S | W λ + R μ               | Wᵀ μ + S λ             |
+| convolutional RBM, λ=0 | W       |                         | W_k summed with μ      |
+
+A convolutional machine has one visible bias for all pixels of a channel, while W λ differs from pixel to pixel: it can
+be centred at visible offsets alone (as Tang and Sutskever 2011 do), unless its filters see a single pixel.
+
+Of an RBM it is the same for data and their complement, and with means over data and model as offsets it is the
+enhanced gradient (Cho, Raiko and Ilin 2011). As a linear map of the gradient, it goes with every sampler and every kind
+of unit.
 """
 
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol, Self, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from harmonium.models.rbm import RBM
+
+class Centrable(Protocol):
+    """A machine whose biases can make up for offsets of its layers."""
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Numbers that the statistics of the visible and of the hidden layer consist of."""
+
+    def activities(self, state: Tensor, /) -> tuple[Tensor, Tensor]:
+        """Sufficient statistics of both layers at states (batch, ...), (batch, visible) and (batch, hidden)."""
+
+    def bias_shifts(self, visible: Tensor, hidden: Tensor, /) -> dict[str, Tensor]:
+        """What these offsets take from each bias, t(θ) above, by the bias's name; differentiable in θ."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """See `torch.nn.Module`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,18 +56,21 @@ class Activities:
     """Number of states that were summed."""
 
     visible: Tensor
-    """Sum of s(v), (visible,)."""
+    """Sum of s(v), (visible,); of tensors, flattened."""
 
     hidden: Tensor
     """Sum of s(E[h | v]), (hidden,)."""
 
     @classmethod
     @torch.no_grad()
-    def of(cls, rbm: RBM, v: Tensor) -> Self:
-        """Activities at visible states (batch, visible), of data or of particles."""
-        visible = rbm.visible.coupled(v, rbm.visible_parameters)
-        hidden = rbm.hidden.coupled(rbm.mean_hidden(v), rbm.hidden_parameters)
-        return cls(count=len(v), visible=visible.sum(0), hidden=hidden.sum(0))
+    def of(cls, model: Centrable, state: Tensor) -> Self:
+        """Activities at states (batch, ...), of data or of particles: visible ones of a restricted machine.
+
+        Those of a Boltzmann machine are joined ones, where hidden units may be given by their means. Units that are
+        repeated over places count by their mean over these.
+        """
+        visible, hidden = model.activities(state)
+        return cls(count=len(state), visible=visible.sum(0), hidden=hidden.sum(0))
 
     def merge(self, other: Self) -> Self:
         """Activities of both batches together."""
@@ -53,7 +83,7 @@ class Offsets:
     """What is subtracted from the activities of both layers."""
 
     visible: Tensor
-    """μ, (visible,)."""
+    """μ, (visible,); of tensors, flattened."""
 
     hidden: Tensor
     """λ, (hidden,)."""
@@ -62,6 +92,10 @@ class Offsets:
     def start(cls, activities: Activities) -> Self:
         """Mean activities, such as those of all data."""
         return cls(visible=activities.visible / activities.count, hidden=activities.hidden / activities.count)
+
+    def visible_only(self) -> Self:
+        """With λ = 0."""
+        return replace(self, hidden=torch.zeros_like(self.hidden))
 
     def slide(self, activities: Activities, factor: float) -> Self:
         """Offsets moved by the share `factor` towards the mean activities of a batch.
@@ -81,21 +115,35 @@ class Offsets:
 
 
 @torch.no_grad()
-def centre_gradient(rbm: RBM, offsets: Offsets) -> None:
+def centre_gradient(model: Centrable, offsets: Offsets) -> None:
     """Replace the stored gradients of weights and biases by the centred ones.
 
     Raises
     ------
     ValueError
-        If the offsets are of other sizes than the layers, or no gradient has been stored.
+        If the offsets are of other sizes than the layers, no gradient has been stored, or the machine cannot be centred
+        there.
     """
-    found, expected = (tuple(offsets.visible.shape), tuple(offsets.hidden.shape)), tuple(rbm.weight.shape)
-    if found != ((expected[0],), (expected[1],)):
-        raise ValueError(f"Expected offsets of {expected[0]} visible and {expected[1]} hidden units, found {found}")
-    weight, b, c = rbm.weight.grad, rbm.visible_parameters["bias"].grad, rbm.hidden_parameters["bias"].grad
-    if weight is None or b is None or c is None:
+    found = (tuple(offsets.visible.shape), tuple(offsets.hidden.shape))
+    if found != ((model.widths[0],), (model.widths[1],)):
+        raise ValueError(
+            f"Expected offsets of {model.widths[0]} visible and {model.widths[1]} hidden units, found {found}"
+        )
+    learned = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if any(parameter.grad is None for parameter in learned.values()):
         raise ValueError("Expected a gradient of the weights and both biases, found none; call set_gradient before")
-    centred = weight - torch.outer(b, offsets.hidden) - torch.outer(offsets.visible, c)
-    rbm.weight.grad = centred
-    rbm.visible_parameters["bias"].grad = b - centred @ offsets.hidden
-    rbm.hidden_parameters["bias"].grad = c - centred.T @ offsets.visible
+    gradients = {name: cast("Tensor", parameter.grad) for name, parameter in learned.items()}
+    with torch.enable_grad():
+        shifts = model.bias_shifts(offsets.visible, offsets.hidden)
+        # The product Jᵀ u is linear in u, so that its own derivative along g' is J g'.
+        u = [gradients[name].detach().requires_grad_() for name in shifts]
+        pulled = torch.autograd.grad(
+            list(shifts.values()), list(learned.values()), u, create_graph=True, allow_unused=True
+        )
+    theta = {name: value for name, value in zip(learned, pulled, strict=True) if value is not None}
+    for name, value in theta.items():
+        learned[name].grad = gradients[name] - value.detach()
+    steps = [learned[name].grad for name in theta]
+    moved = torch.autograd.grad(list(theta.values()), u, steps)
+    for name, value in zip(shifts, moved, strict=True):
+        learned[name].grad = gradients[name] - value

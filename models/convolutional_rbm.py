@@ -116,3 +116,22 @@ class ConvolutionalRBM(RestrictedMachine):
 
     def _total(self, energy: Tensor) -> Tensor:
         return energy.sum((-2, -1))
+
+    def bias_shifts(self, visible: Tensor, hidden: Tensor) -> dict[str, Tensor]:
+        """See `RestrictedMachine.bias_shifts`.
+
+        Raises
+        ------
+        ValueError
+            If the hidden offsets are not zero, and filters see more than a pixel: what such offsets take differs from
+            pixel to pixel, and no bias of a channel can make up for it.
+        """
+        shifts = {"hidden_parameters.bias": self._up(visible.expand(1, *self.kernel, -1)).flatten()}
+        if self.kernel == (1, 1):
+            shifts["visible_parameters.bias"] = self._down(hidden.expand(1, 1, 1, -1)).flatten()
+        elif bool(hidden.any()):
+            raise ValueError(
+                f"Expected no hidden offsets for filters of {self.kernel} pixels, which share one visible bias for all "
+                "pixels of a channel; centre at `offsets.visible_only()`"
+            )
+        return shifts

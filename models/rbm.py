@@ -141,6 +141,31 @@ class RestrictedMachine(nn.Module, ABC):
         """One step v → h → v' from the visible state v, both drawn from their conditionals, (batch, visible)."""
         return self.sample_visible(self.sample_hidden(state, generator, beta), generator, beta)
 
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Numbers that a visible and a hidden state, or one place of it, consists of."""
+        return self.visible.width, self.hidden.width
+
+    @property
+    def hidden_bias(self) -> Tensor:
+        """The parameter of the hidden layer that is called so, (hidden,)."""
+        bias: Tensor = self.hidden_parameters["bias"]
+        return bias
+
+    def activities(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """s(v) and s(E[h | v]) of visible states, (batch, visible) and (batch, hidden): means over places."""
+        v = self._visible_in(state)
+        coupled_v = self.visible.coupled(v, self.visible_parameters)
+        h = self.hidden.mean(self._up(coupled_v), self.hidden_parameters)
+        return _over_places(coupled_v), _over_places(self.hidden.coupled(h, self.hidden_parameters))
+
+    def bias_shifts(self, visible: Tensor, hidden: Tensor) -> dict[str, Tensor]:
+        """What offsets (visible,), (hidden,) take from the biases, by their names (`harmonium.models.centring`)."""
+        return {
+            "visible_parameters.bias": self._down(hidden.unsqueeze(0)).squeeze(0),
+            "hidden_parameters.bias": self._up(visible.unsqueeze(0)).squeeze(0),
+        }
+
     @torch.no_grad()
     def statistics(self, state: Tensor, *, up: float = 1.0, down: float = 1.0) -> Statistics:
         """Sums of -∂F/∂θ over visible states (batch, visible): of -∂E/∂θ in expectation over p(h | v).
@@ -228,6 +253,11 @@ def _times(factor: float, a: Tensor) -> Tensor:
 def _rows(x: Tensor) -> Tensor:
     """States (batch, ..., size) as (rows, size), for units that are repeated over places."""
     return x if x.ndim == 2 else x.flatten(0, -2)
+
+
+def _over_places(x: Tensor) -> Tensor:
+    """The mean of states (batch, ..., size) over all axes between, (batch, size)."""
+    return x if x.ndim == 2 else x.flatten(1, -2).mean(1)
 
 
 def _checked(x: Tensor, layer: str, units: Units, parameters: Parameters) -> Tensor:

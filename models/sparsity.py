@@ -3,7 +3,8 @@ r"""A sparsity target: hidden units that are active in a given share of the case
     penalty = -cost Σ_j (p log q_j + (1 - p) log(1 - q_j))          ∂ penalty / ∂ input_j = cost (q_j - p)
 
 q_j is the mean activity of unit j, smoothed over batches, p the target (Hinton 2010, section 11). The derivative is
-added to the hidden biases only, as Lee, Ekanadham and Ng (2008) do, which leaves the weights to the data.
+added to the hidden biases only, as Lee, Ekanadham and Ng (2008) do, which leaves the weights to the data. Where hidden
+units have lateral connections, q_j is the mean of unit j given all others, and the derivative that by its own input.
 """
 
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from harmonium.models.boltzmann_machine import BoltzmannMachine
 from harmonium.models.rbm import RestrictedMachine
 from harmonium.models.units import Bernoulli
 
@@ -28,9 +30,12 @@ class HiddenActivity:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, model: RestrictedMachine, v: Tensor) -> Self:
-        """Activity at visible states (batch, ...); of a convolutional machine, over all places."""
-        h = model.mean_hidden(v)
+    def of(cls, model: RestrictedMachine | BoltzmannMachine, state: Tensor) -> Self:
+        """Activity at visible states (batch, ...), or joined ones of a machine with lateral connections.
+
+        Of a convolutional machine it is that over all places.
+        """
+        h = model.mean_hidden(state)
         rows = h.movedim(1, -1).reshape(-1, h.shape[1])
         return cls(count=len(rows), total=rows.sum(0))
 
@@ -68,7 +73,7 @@ class Sparsity:
         return replace(self, activity=mean if self.activity is None else torch.lerp(mean, self.activity, self.decay))
 
     @torch.no_grad()
-    def add_gradient(self, model: RestrictedMachine) -> None:
+    def add_gradient(self, model: RestrictedMachine | BoltzmannMachine) -> None:
         """Add the penalty's derivative to the stored gradient of the hidden biases.
 
         Raises
@@ -76,8 +81,8 @@ class Sparsity:
         ValueError
             If hidden units are not Bernoulli ones, or nothing was observed or no gradient stored before.
         """
-        bias = model.hidden_parameters["bias"]
-        if not isinstance(model.hidden, Bernoulli):
+        bias = model.hidden_bias
+        if isinstance(model, RestrictedMachine) and not isinstance(model.hidden, Bernoulli):
             raise ValueError(  # noqa: TRY004 - the type is right, its units are not
                 f"A sparsity target needs Bernoulli hidden units, got {type(model.hidden).__name__}"
             )

@@ -14,7 +14,7 @@ from harmonium.models.energy_model import Statistics
 from harmonium.models.layer_chain import LayerChain, States
 from harmonium.models.partition_function import exact_log_partition
 from harmonium.models.rbm import RBM
-from harmonium.models.tensor_rbm import CP, FactoredWeight
+from harmonium.models.tensor_rbm import CP, FactoredWeight, WeightForm
 from harmonium.models.units import Bernoulli, Gaussian, Units
 
 from .enumeration import binary, randomise
@@ -68,15 +68,19 @@ def some_data(size: int, count: int = 6) -> Tensor:
 
 def expanded(weight: FactoredWeight) -> Tensor:
     """The weight by the formula of its form, (product of modes, hidden)."""
-    letters = "abcdef"[: len(weight.modes)]
-    factors = [weight[f"mode_{n}"] for n in range(len(weight.modes))]
-    if isinstance(weight.form, CP):
+    return expanded_by(weight.form, dict(weight.items()))
+
+
+def expanded_by(form: WeightForm, factors: dict[str, Tensor]) -> Tensor:
+    modes = [factors[name] for name in sorted(factors) if name.startswith("mode_")]
+    letters = "abcdef"[: len(modes)]
+    if isinstance(form, CP):
         rule = ",".join(f"{letter}z" for letter in letters) + f",hz->{letters}h"
-        found = torch.einsum(rule, *factors, weight["hidden"])
+        found = torch.einsum(rule, *modes, factors["hidden"])
     else:
         rule = ",".join(f"{letter}{letter.upper()}" for letter in letters)
         rule = f"{rule},hH,{letters.upper()}H->{letters}h"
-        found = torch.einsum(rule, *factors, weight["hidden"], weight["core"])
+        found = torch.einsum(rule, *modes, factors["hidden"], factors["core"])
     return found.flatten(0, -2)
 
 

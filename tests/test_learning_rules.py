@@ -489,6 +489,43 @@ def test_activity_of_a_convolutional_machine_is_that_of_its_places() -> None:
     torch.testing.assert_close(activity.total, crbm.mean_hidden(v).sum((0, 2, 3)).detach())
 
 
+def lateral() -> BoltzmannMachine:
+    bm = BoltzmannMachine(V, H).double()
+    randomise(bm)
+    return bm
+
+
+def test_penalty_gradient_with_lateral_connections_is_that_of_the_cross_entropy() -> None:
+    """All other units stand still, so that a bias moves its own unit's mean alone."""
+    bm, sparsity = lateral(), Sparsity(target=0.1, cost=0.7)
+    state = bm.join(DATA[:1], binary(H)[5:6])
+    on_off = []
+    for unit in range(V, V + H):
+        pair = state.repeat(2, 1)
+        pair[:, unit] = torch.tensor([1.0, 0.0])
+        on_off.append(bm.energy(*bm.split(pair)))
+    q = torch.stack([torch.softmax(-energies, 0)[0] for energies in on_off])
+    penalty = -0.7 * (0.1 * q.log() + 0.9 * (1 - q).log()).sum()
+    (wanted,) = torch.autograd.grad(penalty, bm.hidden_bias)
+    bm.hidden_bias.grad = torch.ones(H).double()
+    sparsity.observe(HiddenActivity.of(bm, state.expand(6, -1))).add_gradient(bm)
+    torch.testing.assert_close(bm.hidden_bias.grad, wanted + 1, rtol=0, atol=1e-12)
+
+
+def test_activity_with_lateral_connections_reaches_the_target() -> None:
+    bm, sparsity = lateral(), Sparsity(target=0.05, cost=5.0, decay=0.5)
+    generator, optimiser = torch.Generator().manual_seed(0), torch.optim.SGD(bm.parameters(), lr=0.1)
+    chains = bm.join(DATA, bm.mean_field(DATA).means)
+    for step in range(300):
+        clamped, chains = bm.join(DATA, bm.mean_field(DATA).means), bm.gibbs_step(chains, generator)
+        set_gradient(bm, bm.statistics(clamped), bm.statistics(chains))
+        sparsity = sparsity.observe(HiddenActivity.of(bm, clamped))
+        sparsity.add_gradient(bm)
+        update(bm, optimiser, step)
+    exact = bm.hidden_posterior(DATA).detach() @ binary(H)
+    np.testing.assert_allclose(exact.mean(0), 0.05, atol=0.03)
+
+
 def test_sparsity_that_cannot_be() -> None:
     with pytest.raises(ValueError, match=r"0 < target < 1.*got target=1.0"):
         Sparsity(target=1.0, cost=1.0)

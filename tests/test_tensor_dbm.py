@@ -29,7 +29,7 @@ from harmonium.models.rbm import RBM
 from harmonium.models.tensor_rbm import CP, FactoredWeight, Stackable, TensorRBM, Tucker, WeightForm
 from harmonium.models.units import Bernoulli, Gaussian, Units
 
-from .deep_machines import exact_phases, expanded, generator, log_likelihood, machine
+from .deep_machines import exact_phases, expanded, expanded_by, generator, log_likelihood, machine
 from .deep_machines import one_thread as one_thread
 from .enumeration import assert_same, gradients, randomise
 
@@ -155,9 +155,7 @@ def test_centred_gradient_is_that_of_the_centred_parameters(visible: Units, form
     def shift(*theta: Tensor) -> tuple[Tensor, ...]:
         """W_i μ_i+1 + W_i-1ᵀ μ_i-1 of each layer, by the formula of the form."""
         named = dict(zip(weights, theta, strict=True))
-        factors = FactoredWeight(MODES, 3, form)
-        first = expanded_of(factors, {name.removeprefix("weights.0."): x for name, x in named.items()})
-        second = named["weights.1"]
+        first, second = first_weight(form, named), named["weights.1"]
         return first @ offsets[1], first.T @ offsets[0] + second @ offsets[2], second.T @ offsets[1]
 
     theta = [values[name].clone().requires_grad_() for name in weights]
@@ -175,18 +173,9 @@ def test_centred_gradient_is_that_of_the_centred_parameters(visible: Units, form
     assert_same(exact_gradient(dbm, v, offsets), wanted, atol=1e-8)
 
 
-def expanded_of(weight: FactoredWeight, factors: dict[str, Tensor]) -> Tensor:
-    class Expanded(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = weight
-
-        def forward(self) -> Tensor:
-            return expanded(self.weight)
-
-    named = {f"weight.{name}": factors[name] for name in weight}
-    found: Tensor = torch.func.functional_call(Expanded(), named, ())
-    return found
+def first_weight(form: WeightForm, named: dict[str, Tensor]) -> Tensor:
+    factors = {name.removeprefix("weights.0."): x for name, x in named.items() if name.startswith("weights.0.")}
+    return expanded_by(form, factors)
 
 
 class Likelihood(torch.nn.Module):
@@ -208,8 +197,7 @@ def test_small_centred_steps_go_along_the_gradient_that_they_say(form: WeightFor
     @torch.no_grad()
     def centred_bias(rate: float) -> Tensor:
         moved = {name: p - rate * centred[name] for name, p in learned(dbm).items()}
-        first = expanded_of(FactoredWeight(MODES, 3, form), {n.removeprefix("weights.0."): p for n, p in moved.items()})
-        return moved["layer_parameters.0.bias"] + first @ offsets[1]
+        return moved["layer_parameters.0.bias"] + first_weight(form, moved) @ offsets[1]
 
     slope = (centred_bias(1e-5) - centred_bias(-1e-5)) / 2e-5
     torch.testing.assert_close(slope, -uncentred["layer_parameters.0.bias"], rtol=0, atol=1e-8)
