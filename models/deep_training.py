@@ -75,7 +75,7 @@ class Stages:
     """Step size of greedy training at its start; joint training takes a fifth."""
 
     fine_tuning_rate: float = 3e-4
-    """Step size of fine-tuning at its start: at 1e-3 logistic layers of this width saturate, and learn no more."""
+    """Step size of fine-tuning at its start: large ones saturate wide logistic layers, which then learn no more."""
 
     def __post_init__(self) -> None:
         if min(self.greedy, self.joint, self.fine_tuning) < 0:
