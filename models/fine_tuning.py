@@ -4,7 +4,7 @@
 
 Distortion uses the hard codes with straight-through gradients, or what stands in for them (`CodeUnits`). Bits are
 those of a logistic density of each unit's own, integrated over the quantiser's bins at codes with uniform noise in
-place of rounding (Ballé, Laparra and Simoncelli 2017, eq. 11). At high rate a uniform quantiser of step Δ has
+place of rounding (Ballé, Laparra and Simoncelli 2017). At high rate a uniform quantiser of step Δ has
 distortion Δ²/12, which one more bit divides by 4: there the slope is λ = Δ² ln 2 / 6, so the step alone sets the trade.
 """
 
