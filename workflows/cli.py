@@ -79,7 +79,13 @@ def fit(
     scenes: Scenes,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="MODEL", help="Model file to write.")],
     codec: Annotated[
-        str, typer.Option("--codec", metavar="PRESET", help="real-rbm, or binary-rbm for 8-bit pixels.")
+        str,
+        typer.Option(
+            "--codec",
+            metavar="PRESET",
+            help="real-rbm; binary-rbm for 8-bit pixels; on trial: autoencoder, limited-state-autoencoder, binary-dbm, "
+            "real-dbm.",
+        ),
     ] = "real-rbm",
     bits: Annotated[
         float | None, typer.Option("--bits", metavar="B", help="Target bits per pixel and band [the preset's].")
