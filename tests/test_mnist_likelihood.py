@@ -1,4 +1,4 @@
-"""The likelihood benchmark at its smallest size, stopped and resumed, and its coarse random numbers."""
+"""The likelihood benchmark at its smallest size, stopped and resumed."""
 
 from __future__ import annotations
 

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+pytest.importorskip("benchmarks", reason="no folder benchmarks/: it is not part of the wheel")
+
 from benchmarks.rbm_speed import Task, of_harmonium, pseudo_likelihood
 
 
