@@ -4,12 +4,12 @@
 
 An LSTM learns to optimise on small machines: 7 × 7 pixels of MNIST's digits 0 to 4, 4 to 8 hidden units, 100 updates.
 The learning rates of SGD and Adam, and a factor on what the LSTM puts out, are chosen on machines of the same kind. All
-are then tried on digits 5 to 9: on machines as practised, for longer, with more hidden units, on larger images, and at
-28 × 28 pixels with 100 hidden units; each with the rate from practice, and with the best in hindsight.
+are then tried on digits 5 to 9: on machines as practised, for longer, with more hidden units, on larger images, and
+with both; each with the rate from practice, and with the best in hindsight.
 
-Log-likelihoods are exact, or by RAISE where enumeration would take too long, and of the images that are learned:
-optimisers are compared, not what machines make of unseen images. Seeds (images, first weights, noise) are the same for
-all optimisers.
+Log-likelihoods are exact, or pseudo-likelihoods where enumeration would take too long, and of the images that are
+learned: optimisers are compared, not what machines make of unseen images. Seeds (images, first weights, noise) are the
+same for all optimisers.
 """
 
 import argparse
@@ -208,8 +208,7 @@ def report(
         "In brackets the learning rate, or the factor on what the learned optimiser puts out: the one with the best "
         "mean log-likelihood in practice or, in hindsight, the one that ends best with the first seed of the problem.",
         "± is the standard error of the difference over seeds, which share images, first weights and noise.",
-        "Log-likelihoods of the images that are learned: exact, with 100 hidden units a lower bound by RAISE, which is "
-        "the looser the larger the weights are.",
+        "Likelihoods are of the images that are learned, and exact except where the row says pseudo-likelihood.",
     ]
     measured = {
         "outcomes": [asdict(outcome) for outcome in outcomes],
