@@ -47,7 +47,7 @@ from harmonium.models.directed_generator import (
     joint_step,
     start,
 )
-from harmonium.models.energy_model import free_energy_statistics, set_gradient, update
+from harmonium.models.energy_model import set_gradient, update
 from harmonium.models.layer_chain import LayerChain
 from harmonium.models.partition_function import ais, exact_log_partition, mean_log_likelihood, reverse_ais
 from harmonium.models.persistent_chains import PersistentChains
@@ -55,9 +55,36 @@ from harmonium.models.rbm import RBM
 from harmonium.models.units import Bernoulli
 
 _STEPS = 6000
-_RATE, _DEEP_RATE, _GENERATOR_RATE = 0.2, 0.02, 3e-3
 _LATENT, _LAYERS = 20, (200, 200)
-_EXACT = 20
+_GENERATOR_RATE, _DEEP_RATE = 3e-3, 0.005
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """A way to train an RBM. Learning rates are the best of a few that were tried, unless the title says otherwise."""
+
+    title: str
+    """For people."""
+
+    hidden: int
+    """Hidden units of the RBM."""
+
+    rate: float
+    """Learning rate of the RBM at the start."""
+
+    entropy_weight: float | None
+    """Factor on the generator's surrogate entropy; None for persistent chains in place of a generator."""
+
+
+CONTENDERS = (
+    Contender(title="chains (PCD-1)", hidden=20, rate=0.2, entropy_weight=None),
+    Contender(title="generator", hidden=20, rate=0.1, entropy_weight=1.0),
+    Contender(title="generator, no surrogate", hidden=20, rate=0.1, entropy_weight=0.0),
+    Contender(title="chains (PCD-1)", hidden=200, rate=0.2, entropy_weight=None),
+    Contender(title="generator", hidden=200, rate=0.05, entropy_weight=1.0),
+    Contender(title="generator, no surrogate", hidden=200, rate=0.05, entropy_weight=0.0),
+    Contender(title="generator, at the chains' rate", hidden=200, rate=0.2, entropy_weight=1.0),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +96,9 @@ class Likelihood:
 
     negative: str
     """What the negative phase was."""
+
+    rate: float
+    """Learning rate of the RBM at the start."""
 
     milliseconds: float
     """Of CPU for an update."""
@@ -102,16 +132,16 @@ def decay(optimiser: torch.optim.Optimizer, rate: float, share: float) -> None:
         group["lr"] = rate * (1 - share)
 
 
-def train_with_chains(rbm: RBM, data: Data, steps: int, noise: torch.Generator) -> float:
+def train_with_chains(rbm: RBM, rate: float, data: Data, steps: int, noise: torch.Generator) -> float:
     """Train by persistent contrastive divergence, a Gibbs step for an update; milliseconds of CPU for one."""
     chains = PersistentChains(particles=batch_of(data, noise))
-    optimiser = torch.optim.SGD(rbm.parameters(), lr=_RATE)
+    optimiser = torch.optim.SGD(rbm.parameters(), lr=rate)
     begin = time.process_time()
     for step in range(steps):
-        decay(optimiser, _RATE, step / steps)
+        decay(optimiser, rate, step / steps)
         chains = chains.advance(rbm, noise)
         v = batch_of(data, noise)
-        set_gradient(rbm, free_energy_statistics(rbm, v), free_energy_statistics(rbm, chains.particles))
+        set_gradient(rbm, rbm.statistics(v), rbm.statistics(chains.particles))
         update(rbm, optimiser, step)
     return 1e3 * (time.process_time() - begin) / steps
 
@@ -139,12 +169,12 @@ def train_with_generator(
 
 @torch.no_grad()
 def likelihood(
-    rbm: RBM, negative: str, milliseconds: float, data: Data, options: argparse.Namespace, noise: torch.Generator
+    rbm: RBM, contender: Contender, milliseconds: float, data: Data, options: argparse.Namespace, noise: torch.Generator
 ) -> Likelihood:
-    """Exact for few hidden units, otherwise by AIS forward and, from the longest chains, in reverse."""
+    """Exact for few hidden units, otherwise by AIS forward and, from the end of chains, in reverse."""
     chain = LayerChain.of_rbm(rbm)
-    hidden, reverse = rbm.hidden.size, None
-    if hidden <= _EXACT:
+    reverse = None
+    if contender.hidden <= 20:
         log_z = float(exact_log_partition(chain))
     else:
         path, betas = AnnealingPath(chain=chain, base=base_rates(chain, data.train)), temperatures(options.temperatures)
@@ -152,7 +182,14 @@ def likelihood(
         samples, _ = chain_sampler(rbm, options.burn_in, noise)(BATCH)
         reverse = mean_log_likelihood(chain, data.test, reverse_ais(path, betas, (samples,), noise).value)
     value = mean_log_likelihood(chain, data.test, log_z)
-    return Likelihood(hidden=hidden, negative=negative, milliseconds=milliseconds, value=value, reverse=reverse)
+    return Likelihood(
+        hidden=contender.hidden,
+        negative=contender.title,
+        rate=contender.rate,
+        milliseconds=milliseconds,
+        value=value,
+        reverse=reverse,
+    )
 
 
 # --- the experiment --------------------------------------------------------------------------------------------------
@@ -178,23 +215,22 @@ class Findings:
             self.pictures.append((f"{energy_model}, {name}", torch.sigmoid(sampler(SHOWN)[1])))
 
 
-def compare_rbms(hidden: int, found: Findings, data: Data, steps: int, options: argparse.Namespace) -> None:
-    """Chains against generators, with and without the surrogate, for RBMs of one size."""
+def run_contender(contender: Contender, found: Findings, data: Data, steps: int, options: argparse.Namespace) -> None:
+    """Train one RBM, and judge it and its samplers."""
     noise = torch.Generator().manual_seed(1)
-    rbm = new_rbm(hidden, data, noise)
-    milliseconds = train_with_chains(rbm, data, steps, noise)
-    found.likelihoods.append(likelihood(rbm, "chains (PCD-1)", milliseconds, data, options, noise))
-    for n in (10, 100, 1000):
-        found.judge(f"RBM {hidden} by chains", f"{n} Gibbs steps", chain_sampler(rbm, n, noise), data)
-    for weight in (1.0, 0.0):
-        negative = "generator" if weight else "generator, no surrogate"
-        noise = torch.Generator().manual_seed(1)
-        rbm = new_rbm(hidden, data, noise)
-        generator, state, milliseconds = train_with_generator(rbm, _RATE, data, steps, weight, noise)
-        found.likelihoods.append(likelihood(rbm, negative, milliseconds, data, options, noise))
-        name = f"RBM {hidden} by {negative}"
+    rbm, name = new_rbm(contender.hidden, data, noise), f"RBM {contender.hidden} by {contender.title}"
+    lengths: tuple[int, ...] = (10, 100, 1000)
+    if contender.entropy_weight is None:
+        milliseconds = train_with_chains(rbm, contender.rate, data, steps, noise)
+    else:
+        generator, state, milliseconds = train_with_generator(
+            rbm, contender.rate, data, steps, contender.entropy_weight, noise
+        )
         found.judge(name, "the generator", generator_sampler(generator, state, noise), data)
-        found.judge(name, "1000 Gibbs steps", chain_sampler(rbm, 1000, noise), data)
+        lengths = lengths[-1:]
+    found.likelihoods.append(likelihood(rbm, contender, milliseconds, data, options, noise))
+    for n in lengths:
+        found.judge(name, f"{n} Gibbs steps", chain_sampler(rbm, n, noise), data)
 
 
 def try_deep_energy(found: Findings, data: Data, steps: int) -> None:
@@ -213,13 +249,14 @@ def likelihood_table(found: Findings) -> Table:
         (
             str(row.hidden),
             row.negative,
+            f"{row.rate:g}",
             f"{row.value:.2f}",
             "exact" if row.reverse is None else f"AIS; reverse {row.reverse:.2f}",
             f"{row.milliseconds:.1f}",
         )
         for row in found.likelihoods
     ]
-    columns = ("hidden units", "negative phase", "nats for a test image", "how", "ms for an update")
+    columns = ("hidden units", "negative phase", "rate", "nats for a test image", "how", "ms for an update")
     return Table(title="Likelihood of RBMs after as many updates", columns=columns, rows=tuple(rows))
 
 
@@ -228,16 +265,16 @@ def measure(options: argparse.Namespace) -> Report:
     torch.set_num_threads(1)
     data, steps = load(options, torch.Generator().manual_seed(0)), max(1, math.ceil(_STEPS * options.effort))
     found = Findings(pictures=[("test images, drawn", data.test[:SHOWN])])
-    for hidden in (_EXACT, 200):
-        compare_rbms(hidden, found, data, steps, options)
+    for contender in CONTENDERS:
+        run_contender(contender, found, data, steps, options)
     try_deep_energy(found, data, steps)
     draw_figure(found.pictures, options.out / "directed_generator.png")
     notes = [
-        f"{steps} updates of {BATCH} images and {BATCH} negative particles each, RBMs at {_RATE} by plain gradient "
-        f"descent, generators at {_GENERATOR_RATE} by Adam, all rates falling linearly to zero; one run each.",
+        f"{steps} updates of {BATCH} images and {BATCH} negative particles each, RBMs by plain gradient descent, "
+        f"generators by Adam at {_GENERATOR_RATE}, all rates falling linearly to zero; one run each.",
         f"CSL is over {options.samples} states and compares samplers only; images by {len(data.test)} test images.",
         "Gibbs steps start with every unit on its own. Times are of one core's CPU.",
-        "Forward AIS flatters where it errs; reverse AIS starts from the end of the longest chains.",
+        f"Forward AIS flatters where it errs; reverse AIS starts after {options.burn_in} Gibbs steps.",
     ]
     measured = {
         "likelihoods": [asdict(row) for row in found.likelihoods],

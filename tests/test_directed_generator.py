@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -375,3 +377,30 @@ def test_a_deep_energy_and_a_generator_learn_a_mixture_of_four_gaussians() -> No
     single = -0.5 * float(torch.logdet(2 * math.pi * math.e * torch.cov(data.T)))
     mixture = -math.log(4) - math.log(2 * math.pi * math.e * width**2)
     assert single + 0.1 < found < mixture
+
+
+# --- the benchmark's measures ----------------------------------------------------------------------------------------
+
+
+def test_measures_of_a_sampler_are_those_of_all_pairs() -> None:
+    quality = pytest.importorskip("benchmarks.sampler_quality", reason="benchmarks are not part of the wheel")
+    draws = noise()
+    logits, x = torch.randn(7, V, generator=draws), torch.bernoulli(torch.full((9, V), 0.5), generator=draws)
+    p = torch.sigmoid(logits)
+    mixture = torch.where(x[:, None] == 1, p, 1 - p).prod(2).mean(1)
+    assert quality.csl(logits, x) == pytest.approx(float(mixture.log().mean()), abs=1e-5)
+    differing = (x[:6, None] != x[6:]).sum(2)
+    assert quality.nearest(x[:6], x[6:]) == pytest.approx(float(differing.amin(1).float().mean()), abs=1e-6)
+
+
+@pytest.mark.slow
+def test_the_benchmark_writes_its_tables_and_its_figure(tmp_path: Path, shared_data: Path) -> None:
+    if not (shared_data / "mnist" / "mnist.npz").is_file():
+        pytest.skip("no mnist/mnist.npz among the development data")
+    benchmark = pytest.importorskip("benchmarks.directed_generator", reason="benchmarks are not part of the wheel")
+    small = "--effort 0.001 --samples 100 --test-images 50 --temperatures 10 --burn-in 2"
+    benchmark.main(["--out", str(tmp_path), *small.split()])
+    measured = json.loads((tmp_path / "directed_generator.json").read_text())["measured"]
+    assert [row["hidden"] for row in measured["likelihoods"]] == [20, 20, 20, 200, 200, 200, 200]
+    assert all(-200 < row["csl"] < -30 for row in measured["samplers"])
+    assert (tmp_path / "directed_generator.png").stat().st_size > 10_000
