@@ -163,7 +163,7 @@ _FACTORS = (0.1, 0.2, 0.5, 1.0, 2.0)
 
 
 def contenders(rule: LearnedOptimiser) -> list[Contender]:
-    """Hand-made optimisers, and the learned one last."""
+    """Hand-made optimisers; last the learned one, as it is and with a factor to choose."""
 
     def sgd(rbm: RBM, rate: float) -> torch.optim.Optimizer:
         return torch.optim.SGD(rbm.parameters(), lr=rate, momentum=0.9, foreach=True)
@@ -178,7 +178,8 @@ def contenders(rule: LearnedOptimiser) -> list[Contender]:
         Contender(title="SGD", make=sgd, rates=_SGD_RATES),
         Contender(title="Adam", make=adam, rates=_ADAM_RATES),
         Contender(title="Adam, falling", make=adam, rates=_ADAM_RATES, falling=True),
-        Contender(title="learned", make=learned, rates=_FACTORS),
+        Contender(title="learned", make=learned, rates=(1.0,)),
+        Contender(title="learned, scaled", make=learned, rates=_FACTORS),
     ]
 
 
@@ -206,9 +207,9 @@ def gradient(rbm: RBM, v: Tensor, generator: torch.Generator) -> None:
     set_gradient(rbm, rbm.statistics(batch), rbm.statistics(negative_particles(rbm, batch, 1, generator)))
 
 
-def practised(digits: Digits, tasks: int, practice: Problem) -> LearnedOptimiser:
+def practised(digits: Digits, tasks: int, practice: Problem, seed: int) -> LearnedOptimiser:
     """The optimiser after its lessons."""
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
 
     def lessons() -> Iterator[LikelihoodTask]:
         while True:
