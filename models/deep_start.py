@@ -10,21 +10,22 @@ training to use: growing a network without a change of its function (Chen, Goodf
 `random`: rectified units, weights of the variance that passes signals on (He, Zhang, Ren and Sun 2015).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
-from harmonium.models.deep_training import Batches, StageSchedule, pretrain
 from harmonium.models.rbm import RBM
-from harmonium.models.training import StageLog
 from harmonium.models.units import Bernoulli, Gaussian, LimitedState
 from harmonium.models.unrolled import StackShape, UnrolledStack, unroll
 
 Start = Literal["principal", "machines", "random"]
 """See the module."""
+
+Pretraining = Callable[[Sequence[RBM]], None]
+"""Trains a stack of machines, the lowest first, in place."""
 
 _WIDE = 257
 """States of a code unit while machines are trained: as good as real, a deviation apart."""
@@ -35,23 +36,20 @@ def start_network(
     z: Tensor,
     hidden: Sequence[int],
     units: int,
-    batches: Batches,
-    schedule: StageSchedule,
     generator: torch.Generator,
-    noise: torch.Generator,
-    log: StageLog,
+    pretraining: Pretraining,
 ) -> UnrolledStack:
     """A network for coordinates like z (cells, visible), with a linear code of `units`.
 
     Parameters
     ----------
-    batches, schedule, noise, log
-        What machines are trained with, `noise` on z's device; other starts use none of it.
     generator
         Source of the first weights, a CPU one.
+    pretraining
+        What trains machines; other starts have no use for it.
     """
     if start == "machines":
-        return machine_network(z, hidden, units, batches, schedule, generator, noise, log)
+        return machine_network(z, hidden, units, generator, pretraining)
     network = {"principal": principal_network, "random": random_network}
     if start not in network:
         raise ValueError(f"A network starts from {', '.join(get_args(Start))}, got {start!r}")
@@ -94,16 +92,9 @@ def random_network(visible: int, hidden: Sequence[int], units: int, generator: t
 
 
 def machine_network(
-    x: Tensor,
-    hidden: Sequence[int],
-    units: int,
-    batches: Batches,
-    schedule: StageSchedule,
-    generator: torch.Generator,
-    noise: torch.Generator,
-    log: StageLog,
+    x: Tensor, hidden: Sequence[int], units: int, generator: torch.Generator, pretraining: Pretraining
 ) -> UnrolledStack:
-    """Pre-train binary layers and a linear code on batches, and unroll them; the visible bias starts at x's mean."""
+    """Pre-train binary layers and a linear code, and unroll them; visible biases start at the mean of x (n, size)."""
     sizes = (x.shape[1], *hidden)
     stack = [
         RBM(
@@ -117,5 +108,5 @@ def machine_network(
         machine.initialise(generator).to(x.device)
     with torch.no_grad():
         stack[0].visible_parameters["bias"].copy_(x.mean(0))
-    pretrain(stack, batches, schedule, noise, log, deep_machine=False)
+    pretraining(stack)
     return unroll(stack).to(x.device)

@@ -7,7 +7,7 @@
 Each stage is reported through a `StageLog`, and takes batches of cells from a source that may be endless.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise, tee
 from typing import cast
@@ -22,13 +22,10 @@ from harmonium.models.fine_tuning import CodeUnits, Distortion
 from harmonium.models.presets import FitOptions
 from harmonium.models.rbm import RBM
 from harmonium.models.tensor_rbm import Stackable
-from harmonium.models.training import StageLog, noise_source, steps
+from harmonium.models.training import Batches, StageLog, noise_source, steps
 from harmonium.models.units import Bernoulli, Units
 from harmonium.models.unrolled import UnrolledStack, centre_hidden, uncentre_hidden
 from harmonium.models.unrolled_dbm import unroll_dbm
-
-Batches = Callable[[int], Iterator[Tensor]]
-"""Given a batch size, an endless source of batches of visible states."""
 
 _BALANCE_CELLS = 2048
 """Cells that `balance` looks at."""
@@ -161,29 +158,39 @@ def binary_stack(visible: Units, hidden: Sequence[int], x: Tensor, generator: to
 
 
 def pretrain(
-    stack: Sequence[Stackable],
-    batches: Batches,
+    stack: Sequence[Stackable], batches: Batches, schedule: StageSchedule, generator: torch.Generator, log: StageLog
+) -> None:
+    """Train the machines of a deep one in place by CD-1, one after the other, each on draws of those below.
+
+    They count twice what will have a second neighbour in the deep machine (`harmonium.models.dbm_training`).
+    """
+    for index, machine in enumerate(stack):
+        source = islice(batches(schedule.batch), schedule.steps)
+        lifted = dbm_training.lifted(stack[:index], len(stack), source, generator)
+        _pretrain_one(machine, lifted, Doubling.of(index, len(stack)), f"greedy-{index + 1}", schedule, generator, log)
+
+
+def pretrain_apart(
+    stack: Sequence[Stackable], batches: Batches, schedule: StageSchedule, generator: torch.Generator, log: StageLog
+) -> None:
+    """As `pretrain`, for machines that stay apart: nothing counts twice."""
+    for index, machine in enumerate(stack):
+        lifted = _lifted_alone(stack[:index], islice(batches(schedule.batch), schedule.steps), generator)
+        _pretrain_one(machine, lifted, Doubling.of(0, 1), f"greedy-{index + 1}", schedule, generator, log)
+
+
+def _pretrain_one(
+    machine: Stackable,
+    lifted: Iterator[Tensor],
+    doubling: Doubling,
+    name: str,
     schedule: StageSchedule,
     generator: torch.Generator,
     log: StageLog,
-    *,
-    deep_machine: bool = True,
 ) -> None:
-    """Train machines in place by CD-1, one after the other, each on draws of those below.
-
-    Those of a deep machine count twice what will have a second neighbour there (`harmonium.models.dbm_training`).
-    """
-    for index, machine in enumerate(stack):
-        doubling = Doubling.of(index, len(stack)) if deep_machine else Doubling.of(0, 1)
-        source = islice(batches(schedule.batch), schedule.steps)
-        if deep_machine:
-            lifted = dbm_training.lifted(stack[:index], len(stack), source, generator)
-        else:
-            lifted = _lifted_alone(stack[:index], source, generator)
-        optimiser, annealing = _adam(machine, schedule)
-        name = f"greedy-{index + 1}"
-        errors = dbm_training.pretrain(machine, lifted, doubling, optimiser, generator, layer=name)
-        log.run(name, schedule.steps, _annealed(errors, annealing))
+    optimiser, annealing = _adam(machine, schedule)
+    errors = dbm_training.pretrain(machine, lifted, doubling, optimiser, generator, layer=name)
+    log.run(name, schedule.steps, _annealed(errors, annealing))
 
 
 def _lifted_alone(

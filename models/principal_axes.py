@@ -7,12 +7,14 @@ steps of one size for all weights learn nothing but the mean of a cell. With w =
 A stack that was trained on z has x for its visible units again once the map stands in its first and last weights.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
 
+from harmonium.models.training import Batches, symmetric_batches
 from harmonium.models.unrolled import UnrolledStack
 
 _FLOOR = 1e-6
@@ -54,6 +56,14 @@ class PrincipalAxes:
     def project(self, x: Tensor) -> Tensor:
         """Visible values (cells, visible) to coordinates (cells, visible)."""
         return (x - self.mean) @ (self.directions / self.scale)
+
+    def batches(self, x: Tensor, generator: torch.Generator) -> Batches:
+        """Source of batches of x (cells, k * 64), turned and mirrored, as coordinates; the generator is a CPU one."""
+
+        def source(batch: int) -> Iterator[Tensor]:
+            return (self.project(cells) for cells in symmetric_batches(x, batch, generator))
+
+        return source
 
     def squared_error(self, reconstruction: Tensor, target: Tensor) -> Tensor:
         """Summed squared error of a cell's visible values, averaged over the batch, by their coordinates."""

@@ -1,7 +1,7 @@
 """What the fits of all presets share: batches, the stages' reports, and the measure on blocks held out."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +13,11 @@ from torch import Tensor
 from harmonium.models.block_transform import BlockTransform
 from harmonium.models.cells import CELL
 from harmonium.models.code_prior import CodePrior, StaticTables
-from harmonium.models.presets import Blocks, FitOptions, Report
+from harmonium.models.presets import Blocks, FitOptions, Fitted, Report
 from harmonium.models.radiometry import DTYPES, Radiometry, default_peak
+
+Batches = Callable[[int], Iterator[Tensor]]
+"""Given a batch size, an endless source of batches of visible states."""
 
 MIN_BLOCKS = 256
 """Fewest sample blocks that a fit accepts."""
@@ -110,15 +113,29 @@ def peak_of(blocks: Blocks, options: FitOptions) -> float:
     """The range for PSNR: what the user says, else the type's; floats have none, and take what the blocks span."""
     if options.peak is not None:
         return options.peak
-    return default_peak(blocks.dtype.name) if blocks.dtype.kind != "f" else float(np.ptp(blocks)) or 1.0
+    return (
+        default_peak(blocks.dtype.name) if blocks.dtype.kind != "f" else float(np.ptp(blocks.astype(np.float64))) or 1.0
+    )
 
 
-def record_of(
-    options: FitOptions, blocks: Blocks, log: StageLog, held_out: dict[str, float], **more: float
-) -> dict[str, Any]:
-    """How a codec was learned, as JSON values."""
-    own = {"seed": options.seed, "effort": options.effort, "blocks": len(blocks)}
-    return {**own, **more, "stages": log.stages, "held_out": held_out}
+def fitted(
+    radiometry: Radiometry,
+    transform: BlockTransform,
+    prior: CodePrior,
+    options: FitOptions,
+    log: StageLog,
+    blocks: Blocks,
+    held_out: Blocks,
+) -> Fitted:
+    """A codec with the record of how it was learned from `blocks`, and what it gives on those of them held out."""
+    record = {
+        "seed": options.seed,
+        "effort": options.effort,
+        "blocks": len(blocks),
+        "stages": log.stages,
+        "held_out": measure(radiometry, transform, prior, held_out),
+    }
+    return Fitted(radiometry=radiometry, transform=transform, prior=prior, record=record)
 
 
 @torch.no_grad()

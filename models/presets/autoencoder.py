@@ -14,8 +14,9 @@ squared error E to a cell of n code units, one more bit for each would divide it
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,19 +27,10 @@ from harmonium.models.block_transform import BlockTransform
 from harmonium.models.cell_transform import CellTransform
 from harmonium.models.code_prior import StaticTables
 from harmonium.models.deep_start import Start, start_network
-from harmonium.models.deep_training import StageSchedule
+from harmonium.models.deep_training import StageSchedule, pretrain_apart
 from harmonium.models.presets import Blocks, FitOptions, Fitted, Report
 from harmonium.models.principal_axes import PrincipalAxes
-from harmonium.models.training import (
-    StageLog,
-    equal_errors,
-    hold_out,
-    measure,
-    noise_source,
-    record_of,
-    steps,
-    symmetric_batches,
-)
+from harmonium.models.training import StageLog, equal_errors, fitted, hold_out, noise_source, steps
 from harmonium.models.uniform_codes import limit_range, open_range, step_for_rate
 from harmonium.models.unrolled import UnrolledStack
 
@@ -82,8 +74,7 @@ class Autoencoder:
         transform = CellTransform(net, blocks.shape[1], "values")
         codes = net.encode(x.cpu()).T.numpy()
         prior = StaticTables.learn(codes, transform.states)
-        record = record_of(options, blocks, log, measure(radiometry, transform, prior, held_out))
-        return Fitted(radiometry=radiometry, transform=transform, prior=prior, record=record)
+        return fitted(radiometry, transform, prior, options, log, blocks, held_out)
 
     def load(self, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> BlockTransform:
         """See `Preset.load`."""
@@ -94,16 +85,14 @@ class Autoencoder:
         generator = torch.Generator().manual_seed(options.seed)
         noise = noise_source(generator, options)
         axes = PrincipalAxes.of(x, _WHITENING)
-
-        def batches(batch: int) -> Iterator[Tensor]:
-            return (axes.project(cells) for cells in symmetric_batches(x, batch, generator))
-
+        batches = axes.batches(x, generator)
         visible = x.shape[1]
         # At low rates most components would carry nothing, and cost time.
         units = min(visible, max(64, round(_UNITS_PER_BIT * bits * visible)))
         sample = axes.project(x[:_SEARCH_CELLS])
         greedy = StageSchedule(steps=steps(self.greedy_steps, options.effort))
-        net = start_network(self.start, sample, self.hidden, units, batches, greedy, generator, noise, log)
+        pretraining = partial(pretrain_apart, batches=batches, schedule=greedy, generator=noise, log=log)
+        net = start_network(self.start, sample, self.hidden, units, generator, pretraining)
         open_range(net)
         # One step for all in visible values: that of a principal component is counted in its own scale.
         relative = 1 / axes.scale[:units] if self.start == "principal" else torch.ones_like(net.spacing)

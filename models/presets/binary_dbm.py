@@ -31,7 +31,7 @@ from harmonium.models.code_prior import PackedBits
 from harmonium.models.deep_training import Stages, binary_stack, train_deep
 from harmonium.models.presets import Blocks, FitOptions, Fitted, Report
 from harmonium.models.radiometry import Radiometry
-from harmonium.models.training import StageLog, hold_out, measure, peak_of, record_of, symmetric_batches
+from harmonium.models.training import StageLog, fitted, hold_out, peak_of, symmetric_batches
 from harmonium.models.units import Bernoulli
 from harmonium.models.unrolled import UnrolledStack
 
@@ -69,9 +69,7 @@ class BinaryDbm:
         log = StageLog(report)
         net = self._train(x, code_bits, options, log).cpu()
         transform = CellTransform(net, blocks.shape[1], "gray" if self.gray else "bits")
-        prior = PackedBits(transform.states)
-        record = record_of(options, blocks, log, measure(radiometry, transform, prior, held_out))
-        return Fitted(radiometry=radiometry, transform=transform, prior=prior, record=record)
+        return fitted(radiometry, transform, PackedBits(transform.states), options, log, blocks, held_out)
 
     def load(self, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> BlockTransform:
         """See `Preset.load`."""

@@ -13,8 +13,9 @@ uniform quantisers have on the training cells. The network starts at the Karhune
 there (`harmonium.models.deep_start`), by straight-through gradients.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -26,19 +27,10 @@ from harmonium.models.block_transform import BlockTransform
 from harmonium.models.cell_transform import CellTransform
 from harmonium.models.code_prior import PackedBits
 from harmonium.models.deep_start import Start, start_network
-from harmonium.models.deep_training import StageSchedule
+from harmonium.models.deep_training import StageSchedule, pretrain_apart
 from harmonium.models.presets import Blocks, FitOptions, Fitted, Report
 from harmonium.models.principal_axes import PrincipalAxes
-from harmonium.models.training import (
-    StageLog,
-    equal_errors,
-    hold_out,
-    measure,
-    noise_source,
-    record_of,
-    steps,
-    symmetric_batches,
-)
+from harmonium.models.training import StageLog, equal_errors, fitted, hold_out, noise_source, steps
 from harmonium.models.uniform_codes import best_quantiser, share_bits
 from harmonium.models.unrolled import UnrolledStack
 
@@ -82,9 +74,7 @@ class LimitedStateAutoencoder:
         log = StageLog(report)
         net = self._train(x, code_bits, options, log).cpu()
         transform = CellTransform(net, blocks.shape[1], "values")
-        prior = PackedBits(transform.states)
-        record = record_of(options, blocks, log, measure(radiometry, transform, prior, held_out))
-        return Fitted(radiometry=radiometry, transform=transform, prior=prior, record=record)
+        return fitted(radiometry, transform, PackedBits(transform.states), options, log, blocks, held_out)
 
     def load(self, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> BlockTransform:
         """See `Preset.load`."""
@@ -95,15 +85,13 @@ class LimitedStateAutoencoder:
         generator = torch.Generator().manual_seed(options.seed)
         noise = noise_source(generator, options)
         axes = PrincipalAxes.of(x, _WHITENING)
-
-        def batches(batch: int) -> Iterator[Tensor]:
-            return (axes.project(cells) for cells in symmetric_batches(x, batch, generator))
-
+        batches = axes.batches(x, generator)
         sample = axes.project(x[:_SEARCH_CELLS])
         quantisers = share_bits((sample * axes.scale).cpu().double().numpy(), code_bits)
         bits = [quantiser.bits for quantiser in quantisers if quantiser.bits]
-        schedule = StageSchedule(steps=steps(self.greedy_steps, options.effort))
-        net = start_network(self.start, sample, self.hidden, len(bits), batches, schedule, generator, noise, log)
+        greedy = StageSchedule(steps=steps(self.greedy_steps, options.effort))
+        pretraining = partial(pretrain_apart, batches=batches, schedule=greedy, generator=noise, log=log)
+        net = start_network(self.start, sample, self.hidden, len(bits), generator, pretraining)
         _set_states(net, sample, bits)
         if self.fine_tuning_steps:
             count = steps(self.fine_tuning_steps, options.effort)

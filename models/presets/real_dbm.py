@@ -14,7 +14,7 @@ it. It is trained greedily and jointly, unrolled, and fine-tuned for squared err
 deep_training`); then the axes are put into the first and last weights.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,14 +28,7 @@ from harmonium.models.code_prior import PackedBits
 from harmonium.models.deep_training import Stages, binary_stack, train_deep
 from harmonium.models.presets import Blocks, FitOptions, Fitted, Report
 from harmonium.models.principal_axes import PrincipalAxes
-from harmonium.models.training import (
-    StageLog,
-    equal_errors,
-    hold_out,
-    measure,
-    record_of,
-    symmetric_batches,
-)
+from harmonium.models.training import StageLog, equal_errors, fitted, hold_out
 from harmonium.models.units import Gaussian
 from harmonium.models.unrolled import UnrolledStack
 
@@ -70,9 +63,7 @@ class RealDbm:
         log = StageLog(report)
         net = self._train(x, code_bits, options, log).cpu()
         transform = CellTransform(net, blocks.shape[1], "values")
-        prior = PackedBits(transform.states)
-        record = record_of(options, blocks, log, measure(radiometry, transform, prior, held_out))
-        return Fitted(radiometry=radiometry, transform=transform, prior=prior, record=record)
+        return fitted(radiometry, transform, PackedBits(transform.states), options, log, blocks, held_out)
 
     def load(self, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> BlockTransform:
         """See `Preset.load`."""
@@ -82,13 +73,9 @@ class RealDbm:
         """All stages on cells x (cells, 64 * bands) of normalised pixels."""
         generator = torch.Generator().manual_seed(options.seed)
         axes = PrincipalAxes.of(x, _WHITENING)
-
-        def batches(batch: int) -> Iterator[Tensor]:
-            return (axes.project(cells) for cells in symmetric_batches(x, batch, generator))
-
         visible = Gaussian(size=x.shape[1], variance=_NOISE)
         stack = binary_stack(visible, (*self.hidden, code_bits), axes.project(x[:_BIAS_CELLS]), generator)
-        net = train_deep(stack, batches, self.stages, options, generator, log, axes.squared_error)
+        net = train_deep(stack, axes.batches(x, generator), self.stages, options, generator, log, axes.squared_error)
         axes.fold(net)
         return net
 

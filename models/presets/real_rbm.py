@@ -7,7 +7,7 @@
     visible Gaussian       64 per band, learned variance
 
 The first machine starts where contrastive divergence of a Gaussian machine ends: at the principal components
-(Karakida, Okada and Amari 2016; the closed form is that of probabilistic PCA, Tipping and Bishop 1999, eq. 8), each
+(Karakida, Okada and Amari 2016; the closed form is that of probabilistic PCA, Tipping and Bishop 1999), each
 held by a pair of rectified units of opposite sign. The second starts by joining the pairs, so that the untrained stack
 is the Karhunen-Loève transform. Both are then trained by CD-1, unrolled, and fine-tuned for distortion and rate.
 
@@ -21,9 +21,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from harmonium.models import cell_transform, contrastive_divergence, fine_tuning
@@ -31,9 +29,18 @@ from harmonium.models.block_transform import BlockTransform
 from harmonium.models.cell_transform import CellTransform
 from harmonium.models.code_prior import StaticTables
 from harmonium.models.presets import Blocks, FitOptions, Fitted, Report
-from harmonium.models.radiometry import Radiometry, default_peak
+from harmonium.models.radiometry import Radiometry
 from harmonium.models.rbm import RBM
-from harmonium.models.training import StageLog, bits_per_cell, hold_out, noise_source, random_batches, steps
+from harmonium.models.training import (
+    StageLog,
+    bits_per_cell,
+    equal_errors,
+    hold_out,
+    noise_source,
+    random_batches,
+    steps,
+)
+from harmonium.models.uniform_codes import MAX_STATES, limit_range, step_for_rate
 from harmonium.models.units import Gaussian, LimitedState, RectifiedGaussian
 from harmonium.models.unrolled import UnrolledStack, unroll
 
@@ -43,7 +50,6 @@ _LEARNING_RATE = 3e-4
 """At three times this, one fit in several came out 1 to 2 dB worse on pixels that it had not seen."""
 
 _UNITS_PER_BIT = 0.75
-_MAX_STATES = 1 << 14
 _SEARCH_CELLS = 10_000
 """Cells that the search for the step looks at."""
 
@@ -58,7 +64,7 @@ class RealRbm:
     def fit(self, blocks: Blocks, options: FitOptions, report: Report) -> Fitted:
         """See `Preset.fit`."""
         learn, held_out = hold_out(blocks)
-        radiometry = _radiometry(learn, options)
+        radiometry = equal_errors(learn, options)
         generator = torch.Generator().manual_seed(options.seed)
         x = _normalise(learn, radiometry).to(options.device)
         log = StageLog(report)
@@ -70,7 +76,7 @@ class RealRbm:
         net = _balance(unroll(stack), noise)
         step = _fine_tune(net, x, bits, options, generator, log)
         net = net.cpu()
-        _limit_states(net, x.cpu())
+        limit_range(net, x.cpu())
         codes = net.encode(x.cpu()).T.numpy()
         prior = StaticTables.learn(codes, [int(count) for count in net.states])
         transform = CellTransform(net, blocks.shape[1], "values")
@@ -90,20 +96,6 @@ class RealRbm:
 
 
 PRESET = RealRbm()
-
-
-def _radiometry(blocks: Blocks, options: FitOptions) -> Radiometry:
-    """Centre every band; one scale for all, so that an error of 1 DN costs the same in each."""
-    values = blocks.astype(np.float64)
-    offset = values.mean(axis=(0, 2, 3))
-    deviation = float(np.sqrt(values.var(axis=(0, 2, 3)).mean()))
-    dtype = blocks.dtype.name
-    peak = options.peak
-    if peak is None:
-        # Floats have no range of their own: what the training blocks span stands in for it.
-        peak = default_peak(dtype) if dtype != "float32" else float(np.ptp(values)) or 1.0
-    scale = deviation if deviation >= float(np.finfo(np.float32).tiny) else 1.0
-    return Radiometry(dtype=dtype, offset=tuple(offset.tolist()), scale=(scale,) * len(offset), peak=peak)
 
 
 def _normalise(blocks: Blocks, radiometry: Radiometry) -> Tensor:
@@ -146,7 +138,7 @@ def _fine_tune(
         with torch.no_grad():
             values = net.code_input(x[:_SEARCH_CELLS]) * net.spacing
         # After `_balance`, a code unit's value is a visible one's.
-        step = _find_step(values, bits * x.shape[1])
+        step = step_for_rate(values, bits * x.shape[1])
         net.spacing.fill_(step)
         schedule = fine_tuning.Schedule(
             steps=steps(count, options.effort),
@@ -190,43 +182,12 @@ def _with_spacing(stack: list[RBM], x: Tensor, bits: float) -> RBM:
     with torch.no_grad():
         values = stack[0].mode_hidden(x[:_SEARCH_CELLS]) @ stack[1].weight
     # States closer than a sixteenth of a deviation are as good as none between, and would only cost memory.
-    spacing = max(_find_step(values, bits * x.shape[1]), 1 / 16)
+    spacing = max(step_for_rate(values, bits * x.shape[1]), 1 / 16)
     reach = 2 * math.ceil(float(values.abs().max()) / spacing)
-    states = 2 * min(max(reach, 1), _MAX_STATES // 2 - 1) + 1
+    states = 2 * min(max(reach, 1), MAX_STATES // 2 - 1) + 1
     limited = RBM(stack[1].visible, LimitedState(size=values.shape[1], states=states, spacing=spacing)).to(x.device)
     limited.load_state_dict(stack[1].state_dict())
     return limited
-
-
-def _find_step(values: Tensor, bits: float) -> float:
-    """The step at which values (cells, units), rounded to its multiples, carry `bits` a cell: by bisection."""
-    columns = values.cpu().numpy()
-    low, high = 1e-6, 1e6
-    for _ in range(28):
-        step = math.sqrt(low * high)
-        low, high = (step, high) if _entropy(np.rint(columns / step)) > bits else (low, step)
-    return high
-
-
-def _entropy(levels: NDArray[np.float32]) -> float:
-    """Empirical entropy of a cell's code in bits, units taken one by one; levels (cells, units)."""
-    total = 0.0
-    for column in levels.T:
-        _, counts = np.unique(column, return_counts=True)
-        share = counts / len(column)
-        total -= float((share * np.log2(share)).sum())
-    return total
-
-
-@torch.no_grad()
-def _limit_states(net: UnrolledStack, x: Tensor) -> None:
-    """Give each code unit four times the range of states that it took on x, so that brighter scenes fit, too."""
-    levels = net.code_input(x).round()
-    lowest, highest = levels.amin(0), levels.amax(0)
-    span = highest - lowest + 1
-    net.states.copy_((4 * span).clamp(min=8, max=_MAX_STATES))
-    # Whole numbers beyond 2^24 do not exist in float32, and a stack refuses such states.
-    net.low.copy_(((lowest + highest) / 2 - net.states / 2).clamp(-(1 << 24), (1 << 24) - _MAX_STATES))
 
 
 def _measure(net: UnrolledStack, prior: StaticTables, blocks: Blocks, radiometry: Radiometry) -> dict[str, float]:
