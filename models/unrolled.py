@@ -20,6 +20,7 @@ from harmonium.models.rbm import RBM
 from harmonium.models.units import Bernoulli, Gaussian, LimitedState, RectifiedGaussian, Units
 
 Activation = Literal["identity", "relu", "sigmoid", "centred sigmoid"]
+"""What a layer computes of its input; the last one stands in for `sigmoid` while a network is fine-tuned."""
 
 _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "identity": lambda a: a,
@@ -229,8 +230,11 @@ def from_tensors(shape: StackShape, tensors: Mapping[str, Tensor]) -> UnrolledSt
     Raises
     ------
     ValueError
-        If a tensor is missing, unknown, of another shape or type than `shape` asks for, not finite, or out of range.
+        If a tensor is missing, unknown, of another shape or type than `shape` asks for, not finite, or out of range, or
+        an activation is one that is never stored.
     """
+    if "centred sigmoid" in (shape.hidden, shape.code, shape.visible):
+        raise ValueError("Unknown activation 'centred sigmoid'; networks are stored with identity, relu or sigmoid")
     with torch.device("meta"):
         # Shapes only: what a foreign file merely claims to hold takes no memory.
         net = UnrolledStack(shape)

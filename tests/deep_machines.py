@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -18,15 +17,6 @@ from harmonium.models.tensor_rbm import CP, FactoredWeight, WeightForm
 from harmonium.models.units import Bernoulli, Gaussian, Units
 
 from .enumeration import binary, randomise
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors here are small: threads would only wait for one another. For every module that imports it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -21,8 +21,10 @@ from harmonium.models.tensor_rbm import CP, TensorRBM, Tucker, WeightForm
 from harmonium.models.units import Bernoulli, Gaussian, Units
 
 from .deep_machines import expanded_by, generator
-from .deep_machines import one_thread as one_thread
 from .enumeration import assert_same, binary, gradients, randomise, states
+
+# For tensors this small, threads that wait for each other cost more than they gain.
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 Named = dict[str, Tensor]
 Machine = TensorRBM | ConvolutionalRBM | BoltzmannMachine

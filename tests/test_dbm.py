@@ -43,8 +43,10 @@ from .deep_machines import (
     some_data,
     stack_of,
 )
-from .deep_machines import one_thread as one_thread
 from .enumeration import chi_square, counts_of
+
+# For tensors this small, threads that wait for each other cost more than they gain.
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 Layers = tuple[int, ...]
 

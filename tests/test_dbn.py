@@ -17,8 +17,10 @@ from harmonium.models.rbm import RBM
 from harmonium.models.units import Bernoulli, Gaussian, LimitedState, RectifiedGaussian, Units
 
 from .deep_machines import generator, stack_of
-from .deep_machines import one_thread as one_thread
 from .enumeration import binary, chi_square, counts_of
+
+# For tensors this small, threads that wait for each other cost more than they gain.
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def network(sizes: tuple[int, ...], scale: float = 1.0) -> DBN:

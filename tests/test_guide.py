@@ -5,14 +5,15 @@ from __future__ import annotations
 import ast
 import math
 import re
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
+
+# For tensors this small, threads that wait for each other cost more than they gain.
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 TESTS = Path(__file__).resolve().parent
 DOCS = TESTS.parent / "docs"
@@ -23,15 +24,6 @@ ORACLES = DOCS / "oracles.md"
 MOST_BYTES = 80_000
 # Packages that only some readers have: a snippet that needs one is left out where it is missing.
 OPTIONAL = {"arviz"}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """For tensors this small, threads that wait for each other cost more than they gain."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def snippets(page: Path) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -26,16 +26,10 @@ from harmonium.models.ising import (
     state_number,
 )
 
+# For tensors this small, threads that wait for each other cost more than they gain.
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Sweep = Callable[[Ising, Tensor, torch.Generator, int], Tensor]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """For tensors this small, threads that wait for each other cost more than they gain."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def seeded(seed: int = 0) -> torch.Generator:

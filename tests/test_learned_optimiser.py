@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,14 +33,8 @@ from harmonium.models.units import Bernoulli, Gaussian, RectifiedGaussian
 
 from .enumeration import binary, joint_energies, randomise
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """For tensors this small, threads that wait for each other cost more than they gain."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+# For tensors this small, threads that wait for each other cost more than they gain.
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -34,17 +34,11 @@ from harmonium.models.mcmc import (
     uniform_steps,
 )
 
+# For tensors this small, threads that wait for each other cost more than they gain.
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 # The chain of Andrieu, de Freitas, Doucet and Jordan 2003 (section 3): from everywhere it comes near (0.2, 0.4, 0.4).
 THREE_STATES = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.1, 0.9], [0.6, 0.4, 0.0]], dtype=torch.float64)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """For tensors this small, threads that wait for each other cost more than they gain."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def seeded(seed: int = 0) -> torch.Generator:

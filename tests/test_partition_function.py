@@ -27,8 +27,10 @@ from harmonium.models.rbm import RBM
 from harmonium.models.units import Bernoulli, Gaussian, LimitedState, RectifiedGaussian, Units
 
 from .deep_machines import generator, log_sum_by_energies, machine, stack_of
-from .deep_machines import one_thread as one_thread
 from .enumeration import binary
+
+# For tensors this small, threads that wait for each other cost more than they gain.
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def path_of(chain: LayerChain, parity: int = 0, data: Tensor | None = None) -> Path:

@@ -30,8 +30,10 @@ from harmonium.models.tensor_rbm import CP, FactoredWeight, Stackable, TensorRBM
 from harmonium.models.units import Bernoulli, Gaussian, Units
 
 from .deep_machines import exact_phases, expanded, expanded_by, generator, log_likelihood, machine
-from .deep_machines import one_thread as one_thread
 from .enumeration import assert_same, gradients, randomise
+
+# For tensors this small, threads that wait for each other cost more than they gain.
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 MODES = (2, 1, 2)
 FORMS: list[WeightForm] = [CP(rank=2), Tucker(ranks=(2, 1, 2, 3))]

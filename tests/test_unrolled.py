@@ -124,6 +124,13 @@ def test_no_gradient_pushes_an_input_farther_out_than_the_outermost_bins() -> No
     assert torch.equal(found, expected)
 
 
+def test_units_that_are_centred_for_training_are_not_read() -> None:
+    net = unroll([machine(Bernoulli(size=6), Bernoulli(size=5), 0), machine(Bernoulli(size=5), Bernoulli(size=4), 1)])
+    centre_hidden(net)
+    with pytest.raises(ValueError, match="Unknown activation 'centred sigmoid'; networks are stored with"):
+        from_tensors(net.shape, to_tensors(net))
+
+
 @torch.no_grad()
 def test_dither_rounds_in_proportion_to_nearness() -> None:
     net = UnrolledStack(StackShape(sizes=(1, 1), hidden="identity", code="identity", visible="identity"))
