@@ -1,6 +1,6 @@
 """Seconds of an epoch of persistent contrastive divergence, 784-500 on binarised MNIST, beside scikit-learn and rbms.
 
-    pip install 'harmonium[peers]'
+    pip install -c constraints.txt '.[peers]'
     python -m benchmarks.rbm_speed
 
 All train the same machine from the same data at the same learning rate, one Gibbs step of their chains to an update.

@@ -4,9 +4,8 @@ r"""Binary data with few ones: products with a matrix that touch the ones alone.
        1 0 0 0 0 0          vᵀ @ h   sums the rows of h at the ones of each column of v       (1), (0) ...
        ...
 
-Both are bags of embeddings, of which torch has fast kernels. At one pixel in eight, as in binarised MNIST, they take a
-third of the time of dense products on one core with AVX2. The lists of ones are found once for each batch, and serve
-all epochs; of data that are drawn anew they cost about what they save.
+Both are bags of embeddings, of which torch has fast kernels. The lists of ones are found once for each batch, and serve
+all epochs; data that are drawn anew in each pay for them every time. `benchmarks.rbm_speed` measures what is gained.
 """
 
 from dataclasses import dataclass

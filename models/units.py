@@ -129,7 +129,7 @@ class Bernoulli(Units):
 
     def sample(self, a: Tensor, parameters: Parameters, generator: torch.Generator) -> Tensor:
         p = self.mean(a, parameters)
-        # On CPUs `torch.bernoulli` takes four times as long. Draws of 16 bits would be too coarse.
+        # On CPUs `torch.bernoulli` takes several times as long. Draws of 16 bits would be too coarse.
         fine = torch.promote_types(p.dtype, torch.float32)
         return (torch.rand(p.shape, dtype=fine, device=p.device, generator=generator) < p).to(p.dtype)
 
