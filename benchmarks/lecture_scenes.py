@@ -76,9 +76,7 @@ def training_pictures() -> list[tuple[NDArray[np.uint8], float]]:
 def training_cells(count: int, seed: int = 0) -> NDArray[np.uint8]:
     """`count` cells (cells, 1, 8, 8) from anywhere in the pictures of 8 bits, in random order."""
     generator = np.random.default_rng(seed)
-    cells = [
-        cells_at_random(band[None], round(count * share), generator) for band, share in training_pictures()
-    ]
+    cells = [cells_at_random(band[None], round(count * share), generator) for band, share in training_pictures()]
     return generator.permutation(np.concatenate(cells))
 
 
