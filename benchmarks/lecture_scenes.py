@@ -77,7 +77,8 @@ def training_cells(count: int, seed: int = 0) -> NDArray[np.uint8]:
     """`count` cells (cells, 1, 8, 8) from anywhere in the pictures of 8 bits, in random order."""
     generator = np.random.default_rng(seed)
     cells = [cells_at_random(band[None], round(count * share), generator) for band, share in training_pictures()]
-    return generator.permutation(np.concatenate(cells))
+    mixed: NDArray[np.uint8] = generator.permutation(np.concatenate(cells))
+    return mixed
 
 
 def sentinel_cells(count: int, seed: int = 0) -> NDArray[np.uint16]:
@@ -101,9 +102,10 @@ def whole_cells(pixels: NDArray[Any]) -> NDArray[Any]:
 def to_8_bits(band: NDArray[Any]) -> NDArray[np.uint8]:
     """A band as it is, or its 0.1 to 99.9 percentiles stretched over 0 ... 255."""
     if band.dtype == np.uint8:
-        return band
+        return band.astype(np.uint8, copy=False)
     low, high = np.percentile(band, (0.1, 99.9))
-    return np.clip((band - low) / (high - low) * 255, 0, 255).round().astype(np.uint8)
+    stretched: NDArray[np.uint8] = np.clip((band - low) / (high - low) * 255, 0, 255).round().astype(np.uint8)
+    return stretched
 
 
 def read(path: str) -> NDArray[Any]:
@@ -111,4 +113,5 @@ def read(path: str) -> NDArray[Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with rasterio.open(shared_file(path)) as source:
-            return source.read()
+            pixels: NDArray[Any] = source.read()
+    return pixels
