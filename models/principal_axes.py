@@ -5,9 +5,14 @@
 Pixels of a cell are nearly equal to one another: the eigenvalues λ of their covariance span some five decades, and
 steps of one size for all weights learn nothing but the mean of a cell. With w = 1 all coordinates have unit variance.
 A stack that was trained on z has x for its visible units again once the map stands in its first and last weights.
+
+Those axes mix all of a cell's values. Where a cell is to stay a tensor of bands × rows × columns, there are separable
+axes, U = U_bands ⊗ U_rows ⊗ U_columns, each factor the eigenvectors of the covariance along its own mode: z is a tensor
+then, too, and its coordinates are uncorrelated as far as the covariance is such a product itself.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self, cast
 
@@ -23,7 +28,7 @@ _FLOOR = 1e-6
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PrincipalAxes:
-    """An affine map of visible values to coordinates along principal axes, the largest variance first."""
+    """An affine map of visible values to coordinates along principal axes."""
 
     mean: Tensor
     """m, (visible,)."""
@@ -32,7 +37,7 @@ class PrincipalAxes:
     """U, (visible, visible), orthonormal columns."""
 
     variances: Tensor
-    """λ, (visible,), not increasing, none below 10^-6 of the first."""
+    """λ, (visible,), of the cells along each direction, none below 10^-6 of the largest."""
 
     scale: Tensor
     """s, (visible,): how much of a visible value is one unit of a coordinate."""
@@ -40,11 +45,39 @@ class PrincipalAxes:
     @classmethod
     @torch.no_grad()
     def of(cls, x: Tensor, whitening: float) -> Self:
-        """Those of cells x (cells, visible), with the exponent w of `whitening`: 0 leaves variances, 1 makes them 1."""
+        """Those of cells x (cells, visible), the largest variance first.
+
+        With the exponent w of `whitening`, 0 leaves variances, 1 makes them 1.
+        """
         variances, directions = torch.linalg.eigh(torch.cov(x.T.double()))
-        variances, directions = variances.flip(0), directions.flip(1)
+        return cls._scaled(x, directions.flip(1), variances.flip(0), whitening)
+
+    @classmethod
+    @torch.no_grad()
+    def separable(cls, x: Tensor, modes: Sequence[int], whitening: float) -> Self:
+        """Those of cells x (cells, product of modes), one set for each mode, the largest variance of a mode first.
+
+        Raises
+        ------
+        ValueError
+            If cells are of another size.
+        """
+        if x.shape[1:] != (math.prod(modes),):
+            raise ValueError(
+                f"Expected cells (cells, {math.prod(modes)}) for modes {tuple(modes)}, found {tuple(x.shape)}"
+            )
+        covariance = torch.cov(x.T.double()).reshape(*modes, *modes)
+        directions = torch.ones(1, 1, dtype=covariance.dtype, device=x.device)
+        for mode in range(len(modes)):
+            own = torch.linalg.eigh(_partial_trace(covariance, mode)).eigenvectors.flip(1)
+            directions = torch.kron(directions, own)
+        covariance = covariance.reshape(directions.shape)
+        return cls._scaled(x, directions, (directions * (covariance @ directions)).sum(0), whitening)
+
+    @classmethod
+    def _scaled(cls, x: Tensor, directions: Tensor, variances: Tensor, whitening: float) -> Self:
         # Cells that are all alike have no axes: any orthonormal ones will do.
-        least = max(_FLOOR * float(variances[0]), torch.finfo(torch.float32).tiny)
+        least = max(_FLOOR * float(variances.max()), torch.finfo(torch.float32).tiny)
         variances = variances.clamp(min=least)
         return cls(
             mean=x.mean(0),
@@ -78,3 +111,11 @@ class PrincipalAxes:
         back = self.directions * self.scale
         down.weight.copy_(back @ down.weight)
         down.bias.copy_(back @ down.bias + self.mean)
+
+
+def _partial_trace(covariance: Tensor, mode: int) -> Tensor:
+    """The covariance (*modes, *modes) within one mode, summed over all others, (mode, mode)."""
+    count = covariance.ndim // 2
+    rows = list(range(count))
+    columns = [count if n == mode else n for n in rows]
+    return torch.einsum(covariance, rows + columns, [mode, count])
