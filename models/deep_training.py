@@ -4,10 +4,11 @@
        CD-1, doubled inputs              mean field, persistent                        backpropagation, hard codes
        (`dbm_training`)                  chains, centred                               (`fine_tuning`)
 
-Each stage is reported through a `StageLog`, and takes batches of cells from a source that may be endless.
+Each stage is reported through a `StageLog`, and takes batches of cells from a source that may be endless. A machine on
+tensors (`harmonium.models.tensor_rbm`) sees cells as tensors, and its network keeps factors while it is fine-tuned.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise, tee
 from typing import cast
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from harmonium.models import dbm_training, fine_tuning
 from harmonium.models.dbm import DBM
 from harmonium.models.dbm_training import Doubling, JointSchedule, JointState
+from harmonium.models.factored_linear import set_weight
 from harmonium.models.fine_tuning import CodeUnits, Distortion
 from harmonium.models.presets import FitOptions
 from harmonium.models.rbm import RBM
@@ -25,7 +27,10 @@ from harmonium.models.tensor_rbm import Stackable
 from harmonium.models.training import Batches, StageLog, noise_source, steps
 from harmonium.models.units import Bernoulli, Units
 from harmonium.models.unrolled import UnrolledStack, centre_hidden, uncentre_hidden
-from harmonium.models.unrolled_dbm import unroll_dbm
+from harmonium.models.unrolled_dbm import expand_factors, keep_factors, unroll_dbm
+
+Lowest = Callable[[Units, Units], Stackable]
+"""Makes the machine of a visible and a hidden layer."""
 
 _BALANCE_CELLS = 2048
 """Cells that `balance` looks at."""
@@ -90,20 +95,28 @@ def train_deep(
 ) -> UnrolledStack:
     """All stages, one after the other: a stack of untrained machines, the lowest first, to a network.
 
-    Randomness on the training's device comes from `generator`, which is a CPU one, or from one that is seeded alike.
+    Batches are of rows (cells, visible). Randomness on the training's device comes from `generator`, which is a CPU
+    one, or from one that is seeded alike.
     """
     noise = noise_source(generator, options)
+    modes = DBM.compose(stack).modes
+
+    def states(batch: int) -> Iterator[Tensor]:
+        """Batches as visible states of the machines, which may be tensors."""
+        return (x.reshape(len(x), *modes) for x in batches(batch))
+
     if stages.greedy:
         greedy = StageSchedule(steps=steps(stages.greedy, options.effort), learning_rate=stages.learning_rate)
-        pretrain(stack, batches, greedy, noise, log)
+        pretrain(stack, states, greedy, noise, log)
     dbm = DBM.compose(stack)
     if stages.joint:
         joint = StageSchedule(
             steps=steps(stages.joint, options.effort), batch=128, learning_rate=stages.learning_rate / 5
         )
-        train_jointly(dbm, batches, joint, noise, log)
+        train_jointly(dbm, states, joint, noise, log)
     net = unroll_dbm(dbm)
     if stages.fine_tuning:
+        keep_factors(net, dbm)
         balance(net, next(batches(_BALANCE_CELLS)))
         count = steps(stages.fine_tuning, options.effort)
         schedule = fine_tuning.Schedule(steps=count, batch=256, learning_rate=stages.fine_tuning_rate, code=stages.code)
@@ -111,6 +124,7 @@ def train_deep(
         losses = fine_tuning.fine_tune(net, batches(schedule.batch), schedule, noise, distortion)
         log.run("fine-tuning", count, losses)
         uncentre_hidden(net)
+        expand_factors(net)
     return net
 
 
@@ -120,7 +134,8 @@ def balance(net: UnrolledStack, x: Tensor, deviation: float = 1.5) -> None:
 
     A machine leaves units that are always on or off, and others that hardly move; through five layers no gradient
     gets past them. What each unit looks for stays, only its scale and threshold change (LeCun, Bottou, Orr and Müller
-    1998, section 4). The decoder's last layer is then the linear one with the least squared error.
+    1998, section 4). The decoder's last layer is then the linear one with the least squared error, among those that its
+    visible factors can make if it has any.
     """
     h = x
     *between, last = [cast("nn.Linear", layer) for half in (net.encoder, net.decoder) for layer in half]
@@ -128,7 +143,7 @@ def balance(net: UnrolledStack, x: Tensor, deviation: float = 1.5) -> None:
         inputs = layer(h)
         factor = deviation / inputs.std(0).clamp(min=1e-6)
         layer.bias.sub_(inputs.mean(0)).mul_(factor)
-        layer.weight.mul_(factor.unsqueeze(1))
+        set_weight(layer, layer.weight * factor.unsqueeze(1))
         h = torch.sigmoid(layer(h))
         if place == len(net.encoder):
             h = h.round()
@@ -138,18 +153,25 @@ def balance(net: UnrolledStack, x: Tensor, deviation: float = 1.5) -> None:
     centred = (h - mean).double()
     ridge = len(x) * 1e-3 * torch.eye(h.shape[1], dtype=centred.dtype, device=x.device)
     solved = torch.linalg.solve(centred.T @ centred + ridge, centred.T @ (target - aim).double())
-    last.weight.copy_(solved.T)
+    set_weight(last, solved.T.to(x.dtype))
     last.bias.copy_(aim - last.weight @ mean)
 
 
 @torch.no_grad()
-def binary_stack(visible: Units, hidden: Sequence[int], x: Tensor, generator: torch.Generator) -> list[RBM]:
+def binary_stack(
+    visible: Units, hidden: Sequence[int], x: Tensor, generator: torch.Generator, lowest: Lowest = RBM
+) -> list[Stackable]:
     """Machines with layers of `hidden` binary units each, small random weights, the visible bias fitted to x (n, size).
 
-    Binary visible biases start at the log odds of the data (Hinton 2010, section 8.1), real ones at its mean.
+    Binary visible biases start at the log odds of the data (Hinton 2010, section 8.1), real ones at its mean. `lowest`
+    makes the machine of the visible and the first hidden layer.
     """
     layers = [visible, *(Bernoulli(size=size) for size in hidden)]
-    stack = [RBM(below, above).initialise(generator).to(x.device) for below, above in pairwise(layers)]
+    makers: list[Lowest] = [lowest, *[RBM] * (len(hidden) - 1)]
+    stack = [
+        make(below, above).initialise(generator).to(x.device)
+        for make, (below, above) in zip(makers, pairwise(layers), strict=True)
+    ]
     mean = x.mean(0)
     if isinstance(visible, Bernoulli):
         mean = torch.logit(mean.clamp(0.01, 0.99))

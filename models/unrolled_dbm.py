@@ -5,6 +5,9 @@
 
 A layer between two others hears from both; while one of them is unknown, the other counts double (Salakhutdinov and
 Hinton 2009). Downwards this is the same pass, begun at the code.
+
+A machine on tensors has W_0 in factors (`harmonium.models.tensor_rbm`). The network has the dense weight, and can be
+made to keep it in factors while it is fine-tuned, up and down in factors of their own.
 """
 
 from typing import cast
@@ -13,6 +16,8 @@ import torch
 from torch import nn
 
 from harmonium.models.dbm import DBM
+from harmonium.models.factored_linear import expand, factorise
+from harmonium.models.tensor_rbm import FactoredWeight
 from harmonium.models.unrolled import ACTIVATION_OF, StackShape, UnrolledStack, precision
 
 
@@ -37,3 +42,38 @@ def unroll_dbm(dbm: DBM) -> UnrolledStack:
         down.weight.copy_(doubled_down * weight)
         down.bias.copy_(below["bias"])
     return net.to(chain.weights[0].device)
+
+
+def keep_factors(net: UnrolledStack, dbm: DBM) -> None:
+    """Let the outer layers of a network that `unroll_dbm` made learn factors where the machine's W_0 has them.
+
+    The function stays the same: doubling and precision go into the hidden factors.
+
+    Raises
+    ------
+    ValueError
+        If visible units have variances of their own, which would have to go into the visible factors.
+    """
+    first = dbm.weights[0]
+    if not isinstance(first, FactoredWeight):
+        return
+    own = precision(dbm.chain().parameters[0]).detach()
+    if own.min() != own.max():
+        raise ValueError(
+            f"Expected visible units of one variance, found precisions of {float(own.min()):.4g} to "
+            f"{float(own.max()):.4g}; fix the variance of a tensor machine that is to be fine-tuned"
+        )
+    up, down = _outer(net)
+    factorise(up, first, upwards=True)
+    factorise(down, first, upwards=False)
+
+
+def expand_factors(net: UnrolledStack) -> None:
+    """Inverse of `keep_factors`: ordinary layers again, the function stays the same."""
+    for layer in _outer(net):
+        expand(layer)
+
+
+def _outer(net: UnrolledStack) -> tuple[nn.Linear, nn.Linear]:
+    """The encoder's first layer and the decoder's last."""
+    return cast("nn.Linear", net.encoder[0]), cast("nn.Linear", net.decoder[-1])

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import get_args
+from typing import cast, get_args
 
 import numpy as np
 import pytest
@@ -10,12 +10,22 @@ from torch import Tensor
 
 from harmonium.models import fine_tuning
 from harmonium.models.dbm import DBM
-from harmonium.models.deep_training import StageSchedule, balance, binary_stack, pretrain, train_jointly
+from harmonium.models.deep_training import (
+    Stages,
+    StageSchedule,
+    balance,
+    binary_stack,
+    pretrain,
+    train_deep,
+    train_jointly,
+)
+from harmonium.models.presets import FitOptions
 from harmonium.models.rbm import RBM
+from harmonium.models.tensor_rbm import CP, Stackable, TensorRBM
 from harmonium.models.training import StageLog, symmetric_batches
-from harmonium.models.units import Bernoulli, Gaussian
+from harmonium.models.units import Bernoulli, Gaussian, Units
 from harmonium.models.unrolled import UnrolledStack
-from harmonium.models.unrolled_dbm import unroll_dbm
+from harmonium.models.unrolled_dbm import expand_factors, keep_factors, unroll_dbm
 
 from .tiny_models import silent
 
@@ -33,7 +43,7 @@ def patterns(batch: int, seed: int = 0) -> Iterator[Tensor]:
         yield torch.where(flipped, 1 - chosen, chosen)
 
 
-def trained(log: StageLog) -> tuple[list[RBM], DBM]:
+def trained(log: StageLog) -> tuple[list[Stackable], DBM]:
     generator = torch.Generator().manual_seed(1)
     stack = binary_stack(Bernoulli(size=12), (10, 8, 3), next(patterns(500)), generator)
     pretrain(stack, patterns, GREEDY, generator, log)
@@ -94,10 +104,68 @@ def test_balanced_units_have_the_same_spread_and_say_the_same_of_a_cell() -> Non
     assert float(fine_tuning.squared_error(balanced.decode(balanced.encode(y)), y)) < 0.9 * flat
 
 
+def tensor_stack(x: Tensor, rank: int) -> list[Stackable]:
+    """On patterns of 12 values as tensors (3, 4), real-valued."""
+
+    def lowest(visible: Units, hidden: Units) -> TensorRBM:
+        return TensorRBM((3, 4), visible, hidden, CP(rank=rank))
+
+    visible = Gaussian(size=12, variance=0.2)
+    return binary_stack(visible, (10, 8, 3), x, torch.Generator().manual_seed(1), lowest)
+
+
+@torch.no_grad()
+def test_layers_in_factors_are_balanced_like_others_but_for_what_their_factors_cannot_make() -> None:
+    x = next(patterns(500))
+    stack = tensor_stack(x, rank=5)
+    assert isinstance(stack[0], TensorRBM)
+    dbm = DBM.compose(stack)
+    dense, net = unroll_dbm(dbm), unroll_dbm(dbm)
+    keep_factors(net, dbm)
+    balance(dense, x)
+    balance(net, x)
+    torch.testing.assert_close(net.code_input(x), dense.code_input(x), rtol=1e-3, atol=1e-3)
+    code = dense.encode(x)
+    h = code.float()
+    for layer in dense.decoder[:-1]:
+        h = torch.sigmoid(layer(h))
+    last, unrestricted = (cast("torch.nn.Linear", one.decoder[-1]) for one in (net, dense))
+    factors = {name.rpartition(".")[2]: p for name, p in last.named_parameters()}
+    visible = torch.einsum("ir,jr->ijr", factors["mode_0"], factors["mode_1"]).flatten(0, 1).double().numpy()
+    # Least squares in two steps: without the restriction, then onto what the visible factors span.
+    onto = visible @ np.linalg.pinv(visible)
+    np.testing.assert_allclose(last.weight, onto @ unrestricted.weight.double().numpy(), atol=1e-3)
+    assert np.abs(onto - np.eye(12)).max() > 0.1
+    np.testing.assert_allclose(net.decode(code).mean(0), x.mean(0), atol=1e-3)
+    decoded = net.decode(code)
+    expand_factors(net)
+    assert torch.equal(net.decode(code), decoded)
+
+
+@pytest.mark.parametrize(("greedy", "joint"), [(60, 40), (0, 0)])
+def test_a_machine_on_tensors_passes_all_stages_and_its_network_is_of_the_rank_that_was_asked_for(
+    greedy: int, joint: int
+) -> None:
+    stack = tensor_stack(next(patterns(500)), rank=2)
+    log = StageLog(silent)
+    stages = Stages(greedy=greedy, joint=joint, fine_tuning=200, learning_rate=1e-2, fine_tuning_rate=1e-2)
+    generator = torch.Generator().manual_seed(0)
+    net = train_deep(stack, patterns, stages, FitOptions(), generator, log, fine_tuning.squared_error)
+    before = ["greedy-1", "greedy-2", "greedy-3", "joint"] if greedy else []
+    assert [stage["stage"] for stage in log.stages] == [*before, "fine-tuning"]
+    for layer in (net.encoder[0], net.decoder[-1]):
+        assert type(layer) is torch.nn.Linear
+        # A sum of two outer products, also after fine-tuning.
+        assert int(torch.linalg.matrix_rank(layer.weight.detach(), rtol=1e-4)) == 2
+    x = next(patterns(1000, seed=9))
+    assert error(net) < 0.9 * float((x - x.mean(0)).square().sum(1).mean())
+
+
 @pytest.mark.parametrize("visible", [Bernoulli(size=4), Gaussian(size=4)])
 def test_visible_biases_start_at_the_data(visible: Bernoulli | Gaussian) -> None:
     x = torch.tensor([[0.0, 1.0, 1.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 1.0, 1.0, 1.0], [0.0, 1.0, 1.0, 0.0]])
     lowest = binary_stack(visible, (3,), x, torch.Generator().manual_seed(0))[0]
+    assert isinstance(lowest, RBM)
     with torch.no_grad():
         lowest.weight.zero_()
         mean = lowest.mean_visible(torch.zeros(1, 3))[0]
