@@ -18,6 +18,7 @@ from harmonium.models.presets.autoencoder import Autoencoder
 from harmonium.models.presets.binary_dbm import BinaryDbm
 from harmonium.models.presets.limited_state_autoencoder import LimitedStateAutoencoder
 from harmonium.models.presets.real_dbm import RealDbm
+from harmonium.models.presets.tensor_dbm import TensorDbm
 
 from .tiny_models import blocks, group, silent, smooth_pixels
 
@@ -26,10 +27,11 @@ SMALL: dict[str, Preset] = {
     "binary-dbm": BinaryDbm(hidden=(24, 16), stages=SHORT),
     "binary-dbm gray": BinaryDbm(hidden=(24, 16), stages=SHORT, gray=True),
     "real-dbm": RealDbm(hidden=(24, 16), stages=SHORT),
+    "tensor-dbm": TensorDbm(hidden=(24, 16), stages=SHORT, rank=24),
     "autoencoder": Autoencoder(hidden=(24, 16), rounds=(40, 60), learning_rate=1e-3),
     "limited-state-autoencoder": LimitedStateAutoencoder(hidden=(24, 16), fine_tuning_steps=100, learning_rate=1e-3),
 }
-FIXED_LENGTH = ["binary-dbm", "binary-dbm gray", "real-dbm", "limited-state-autoencoder"]
+FIXED_LENGTH = ["binary-dbm", "binary-dbm gray", "real-dbm", "tensor-dbm", "limited-state-autoencoder"]
 
 
 def small_fit(preset: Preset, bands: int = 1, dtype: str = "uint8", **options: float) -> Fitted:
@@ -82,6 +84,28 @@ def test_fine_tuning_beats_what_was_only_greedily_trained(name: str) -> None:
     assert [stage["stage"] for stage in start.record["stages"]] == stages
     assert [stage["stage"] for stage in tuned.record["stages"]] == [*stages, "joint", "fine-tuning"]
     assert psnr(tuned) > psnr(start) + 0.5
+
+
+@pytest.mark.parametrize("stages", [SHORT, replace(SHORT, greedy=0, joint=0)], ids=["pre-trained", "random"])
+def test_a_tensor_machine_stores_a_plain_network_of_its_rank(stages: Stages) -> None:
+    fitted = small_fit(TensorDbm(hidden=(24, 16), stages=stages, rank=5), bands=2, dtype="uint16", effort=0.2)
+    tensors = fitted.transform.to_tensors()
+    for name, shape in (("encoder.0.weight", (24, 128)), ("decoder.2.weight", (128, 24))):
+        singular = np.linalg.svd(tensors[name].numpy(), compute_uv=False)
+        assert tensors[name].shape == shape
+        assert singular[4] > 1e-3 * singular[0]
+        assert singular[5] < 1e-5 * singular[0]
+
+
+@pytest.mark.parametrize(("bands", "rank"), [(1, 48), (2, 64), (13, 416)])
+def test_rank_of_a_tensor_machine_by_default(bands: int, rank: int) -> None:
+    fitted = small_fit(TensorDbm(hidden=(500,), stages=Stages(greedy=0, joint=0, fine_tuning=0)), bands=bands)
+    assert np.linalg.matrix_rank(fitted.transform.to_tensors()["encoder.0.weight"].numpy(), rtol=1e-5) == rank
+
+
+def test_a_tensor_machine_of_no_rank() -> None:
+    with pytest.raises(ValueError, match="tensor-dbm needs rank >= 1 or None, got 0"):
+        TensorDbm(rank=0)
 
 
 def test_limited_states_start_as_good_as_a_transform_code_and_training_gains() -> None:

@@ -28,11 +28,15 @@ from harmonium.models.code_prior import PackedBits
 from harmonium.models.deep_training import Stages, binary_stack, train_deep
 from harmonium.models.presets import Blocks, FitOptions, Fitted, Report
 from harmonium.models.principal_axes import PrincipalAxes
+from harmonium.models.rbm import RBM
+from harmonium.models.tensor_rbm import Stackable
 from harmonium.models.training import StageLog, equal_errors, fitted, hold_out
-from harmonium.models.units import Gaussian
+from harmonium.models.units import Gaussian, Units
 from harmonium.models.unrolled import UnrolledStack
 
-_WHITENING = 0.5
+WHITENING = 0.5
+"""By how much variances are evened out, in the logarithm."""
+
 _NOISE = 0.5
 """Variance of the visible units, in coordinates whose largest has a variance of about √64."""
 
@@ -72,12 +76,21 @@ class RealDbm:
     def _train(self, x: Tensor, code_bits: int, options: FitOptions, log: StageLog) -> UnrolledStack:
         """All stages on cells x (cells, 64 * bands) of normalised pixels."""
         generator = torch.Generator().manual_seed(options.seed)
-        axes = PrincipalAxes.of(x, _WHITENING)
+        axes = self._axes(x)
         visible = Gaussian(size=x.shape[1], variance=_NOISE)
-        stack = binary_stack(visible, (*self.hidden, code_bits), axes.project(x[:_BIAS_CELLS]), generator)
+        layers, sample = (*self.hidden, code_bits), axes.project(x[:_BIAS_CELLS])
+        stack = binary_stack(visible, layers, sample, generator, self._lowest)
         net = train_deep(stack, axes.batches(x, generator), self.stages, options, generator, log, axes.squared_error)
         axes.fold(net)
         return net
+
+    def _axes(self, x: Tensor) -> PrincipalAxes:
+        """Coordinates that cells x (cells, visible) are learned in."""
+        return PrincipalAxes.of(x, WHITENING)
+
+    def _lowest(self, visible: Units, hidden: Units) -> Stackable:
+        """The machine of visible and first hidden layer, untrained."""
+        return RBM(visible, hidden)
 
 
 PRESET = RealDbm()
