@@ -114,19 +114,20 @@ def _measure(scene: Scene, archived: ArchivedGroup, pixels: xr.DataArray, middle
         "unseen": {"col_off": tile.col_off, "row_off": 0, "width": tile.width, "height": tile.height},
         "bands": list(group.bands),
         "peak": archived.peak,
-        "psnr_db": [round(float(value), 3) for value in quality.psnr(archived.peak)],
+        # Not rounded here: what is rounded twice may end on a neighbouring last digit.
+        "psnr_db": quality.psnr(archived.peak).tolist(),
         "psnr_all_bands_db": _overall(quality, archived.peak),
-        "bits_per_pixel": round(quality.bits_per_pixel, 4),
+        "bits_per_pixel": quality.bits_per_pixel,
         "max_error": quality.max_error.tolist(),
         "jpeg2000": {
             "psnr_all_bands_db": _overall(peer_quality, archived.peak),
-            "bits_per_pixel": round(peer_quality.bits_per_pixel, 4),
+            "bits_per_pixel": peer_quality.bits_per_pixel,
         },
     }
 
 
 def _overall(quality: Any, peak: float) -> float:
-    return round(float(psnr(quality.squared_error.sum() / quality.count.sum(), peak)), 3)
+    return float(psnr(quality.squared_error.sum() / quality.count.sum(), peak))
 
 
 def _draw(

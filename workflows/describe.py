@@ -102,7 +102,7 @@ def scene_document(scene: ArchivedScene) -> dict[str, Any]:
             "bytes": quality.nbytes,
             "pixel_bytes": group.image.nbytes,
             "bits_per_pixel": quality.bits_per_pixel,
-            "psnr_db": [round(float(value), 3) for value in quality.psnr(group.peak)],
+            "psnr_db": quality.psnr(group.peak).tolist(),
             "max_error": quality.max_error.tolist(),
             "peak": group.peak,
         }
