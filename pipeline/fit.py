@@ -10,6 +10,7 @@ the scene's name, the group and the tile, and are put in that order, so that a m
 nor when, nor on the order in which the scenes are given.
 """
 
+import math
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from harmonium.models.codec import Codec
 from harmonium.models.model_file import GroupModel, ModelFile
 from harmonium.models.presets import FitOptions, Report
 from harmonium.pipeline.cluster import Executor, FanIn, TaskReport
+from harmonium.pipeline.fit_checks import agreeing_groups, check_pixels, check_preset
 from harmonium.pipeline.grid import Tile, TileGrid
 from harmonium.pipeline.resolution_group import ResolutionGroup
 from harmonium.pipeline.scene import Scene
@@ -98,12 +100,14 @@ def fit(
     SceneError
         If the scenes do not agree, or carry too little data.
     UsageError
-        If there is no such preset.
+        If there is no such preset, or the pixels have fewer bits than were asked for.
     ClusterError
         If the cluster is lost.
     """
     check_preset(preset)
-    groups = _agreeing_groups(scenes)
+    groups = agreeing_groups(scenes)
+    for name, members in groups.items():
+        check_pixels(name, [group for _, group in members], preset, options)
     report = executor.reporter(listen or _ignore)
     jobs = [_job(name, members, preset, options, report) for name, members in groups.items()]
     trained: dict[int, ModelFile] = {}
@@ -112,12 +116,6 @@ def fit(
             raise outcome.error
         trained[outcome.index] = model_file.from_bytes(outcome.result)
     return model_file.make({name: trained[index].groups[name] for index, name in enumerate(groups)})
-
-
-def check_preset(name: str) -> None:
-    """Raise `UsageError` unless there is such a preset."""
-    if name not in presets.names():
-        raise UsageError(f"Unknown preset {name!r}; known are {', '.join(presets.names())}")
 
 
 def fit_options(
@@ -130,10 +128,13 @@ def fit_options(
     UsageError
         If a number is out of its range.
     """
+    for name, value in (("bits", bits), ("effort", effort), ("peak", peak)):
+        if value is not None and not 0 < value < math.inf:
+            raise UsageError(f"{name}: expected a number above 0, found {value:g}; give another, or none")
     try:
         return FitOptions(seed=seed, bits=bits, effort=effort, peak=peak)
     except ValueError as error:
-        raise UsageError(str(error)) from error
+        raise UsageError(f"seed: expected 0 to 2^63 - 1, found {seed}; give another, or none") from error
 
 
 def clip(scene: Scene, bbox: Bbox, crs: CRS | str = LONLAT) -> Scene:
@@ -165,25 +166,6 @@ def clip(scene: Scene, bbox: Bbox, crs: CRS | str = LONLAT) -> Scene:
 
 def _ignore(stage: str, step: int, steps: int, value: float) -> None:
     pass
-
-
-def _agreeing_groups(scenes: Sequence[Scene]) -> dict[str, list[tuple[str, ResolutionGroup]]]:
-    """Name of a resolution group to all scenes' names and groups of that name, by name of the scene."""
-    found: dict[str, list[tuple[str, ResolutionGroup]]] = {}
-    for scene in sorted(scenes, key=lambda scene: scene.id):
-        for group in scene.groups:
-            found.setdefault(group.name, []).append((scene.id, group))
-    if not found:
-        raise SceneError("A fit needs at least one scene, got none")
-    for name, members in found.items():
-        (first_id, first), *others = members
-        for scene_id, group in others:
-            if (group.bands, group.dtype, group.resolution) != (first.bands, first.dtype, first.resolution):
-                raise SceneError(
-                    f"Group {name} of {first_id} has {', '.join(first.bands)} as {first.dtype}, of {scene_id} "
-                    f"{', '.join(group.bands)} as {group.dtype}; fit such scenes apart"
-                )
-    return found
 
 
 def _job(

@@ -42,8 +42,8 @@ def open_raster(path: str) -> Iterator[rasterio.DatasetReader]:
             dataset = rasterio.open(path)
     except RasterioError as error:
         raise SceneError(
-            f"expected a raster that GDAL can read (GeoTIFF, JPEG 2000, …), NetCDF-4 or Zarr; found {path}: {error}; "
-            "check the file, or convert it to GeoTIFF with gdal_translate"
+            f"expected a raster that GDAL can read (GeoTIFF, JPEG 2000, …), NetCDF-4 or Zarr; found {path}: "
+            f"{str(error).rstrip('.')}; check the file, or convert it to GeoTIFF with gdal_translate"
         ) from error
     with dataset:
         yield dataset

@@ -17,7 +17,7 @@ from rasterio.windows import from_bounds
 import harmonium.models.presets
 from harmonium import api
 from harmonium.errors import SceneError, UsageError
-from harmonium.models import model_file
+from harmonium.models import model_file, presets
 from harmonium.models.model_file import ModelFile
 from harmonium.pipeline import fit as pipeline_fit
 from harmonium.pipeline.cluster import Executor, InProcess, OnDask
@@ -152,10 +152,23 @@ def test_scenes_that_disagree_are_named(make_scene: MakeScene) -> None:
         quick_fit([first, make_scene(pixels((2, 64, 64), "uint8"), "other")])
 
 
-@pytest.mark.parametrize("shape", [(1, 5, 300), (1, 8, 8)])
-def test_too_few_blocks(make_scene: MakeScene, shape: tuple[int, int, int]) -> None:
-    with pytest.raises(SceneError, match=r"Group r10m: .*(no block of|at least)"):
+@pytest.mark.parametrize(
+    ("shape", "told"),
+    [
+        ((1, 5, 300), "expected a scene of at least 8 × 8 pixels, found 5 × 300 at the most; give larger scenes"),
+        ((1, 8, 8), "needs at least 256 blocks without masked pixels, found 1; give more or larger scenes"),
+    ],
+)
+def test_too_few_blocks(make_scene: MakeScene, shape: tuple[int, int, int], told: str) -> None:
+    with pytest.raises(SceneError, match=rf"Group r10m: .*{told}"):
         quick_fit([make_scene(pixels(shape))])
+
+
+def test_a_scene_that_is_too_small_does_not_stop_one_that_is_not(make_scene: MakeScene) -> None:
+    alone = quick_fit([make_scene(pixels((1, 64, 64)), "large")])
+    both = quick_fit([make_scene(pixels((1, 5, 5)), "small"), make_scene(pixels((1, 64, 64)), "large")])
+    counts = [model.groups["r10m"].training["pixels"]["count"] for model in (alone, both)]
+    assert counts == [64 * 64, 64 * 64 + 5 * 5]
 
 
 def test_a_scene_without_data(make_scene: MakeScene) -> None:
@@ -170,10 +183,32 @@ def test_no_scene_and_no_such_preset(make_scene: MakeScene) -> None:
         fit([make_scene(pixels((1, 64, 64)))], "jpeg", QUICK, InProcess())
 
 
-@pytest.mark.parametrize("options", [{"bits": -1.0}, {"effort": 0.0}, {"peak": float("nan")}, {"seed": -1}])
-def test_options_out_of_range(options: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="above 0"):
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"bits": 0.0}, "bits: expected a number above 0, found 0;"),
+        ({"bits": -1.0}, "bits: expected a number above 0, found -1;"),
+        ({"effort": float("inf")}, "effort: expected a number above 0, found inf;"),
+        ({"peak": float("nan")}, "peak: expected a number above 0, found nan;"),
+        ({"seed": -1}, r"seed: expected 0 to 2\^63 - 1, found -1;"),
+    ],
+)
+def test_options_out_of_range(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(UsageError, match=told):
         fit_options(**options)
+
+
+@pytest.mark.parametrize("preset", presets.names())
+@pytest.mark.parametrize(("dtype", "depth"), [("uint8", 8), ("uint16", 16), ("int16", 16), ("float32", 32)])
+def test_more_bits_than_a_pixel_has_are_refused_unread(
+    make_scene: MakeScene, preset: str, dtype: str, depth: int
+) -> None:
+    scene = make_scene(pixels((1, 64, 64), dtype))
+    Path(scene.source[0]).unlink()
+    with pytest.raises(
+        UsageError, match=rf"r10m: expected at most the {depth} bits .* {dtype} has, found bits {depth}.5"
+    ):
+        fit([scene], preset, fit_options(bits=depth + 0.5), InProcess())
 
 
 def test_a_preset_for_another_type_names_the_remedy(make_scene: MakeScene) -> None:
