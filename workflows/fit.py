@@ -7,6 +7,7 @@ from harmonium.errors import UsageError
 from harmonium.models.model_file import ModelFile
 from harmonium.pipeline import fit as pipeline_fit
 from harmonium.pipeline.cluster import connect
+from harmonium.pipeline.fit_checks import check_preset
 from harmonium.pipeline.scene import Scene
 from harmonium.pipeline.windows import Bbox
 from harmonium.workflows.describe import held_out_text
@@ -43,7 +44,7 @@ def fit(
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise UsageError(f"{out} cannot be written: it is a folder, or lies in none; choose another path with --out")
     options = pipeline_fit.fit_options(seed=seed, bits=bits, effort=effort, peak=peak)
-    pipeline_fit.check_preset(preset)
+    check_preset(preset)
     if bbox is not None:
         scenes = [pipeline_fit.clip(scene, bbox, crs) for scene in scenes]
     with connect(cluster, workers) as executor, output.progress(("loss",)) as bars:
@@ -53,6 +54,8 @@ def fit(
             bars.show(stage, step, steps, loss=f"{value:.4g}")
 
         model = pipeline_fit.fit(scenes, preset, options, executor, listen)
+    for remark in _far_from(bits, model):
+        output.console.print(f"warning: {remark}", markup=False)
     _write(out, model)
     document = {
         "model": str(out),
@@ -65,6 +68,19 @@ def fit(
     lines += [f"  {name}: {held_out_text(group)}, on blocks held out" for name, group in model.groups.items()]
     output.result(document, "\n".join([*lines, f"fitted in {watch.seconds:.0f} s"]))
     return model
+
+
+def _far_from(bits: float | None, model: ModelFile) -> list[str]:
+    """What to tell of the groups whose rate is less than half or more than twice what was asked for."""
+    remarks = []
+    for name, group in model.groups.items():
+        found = group.training.get("held_out", {}).get("bits_per_pixel")
+        if bits is not None and found is not None and not bits / 2 <= found <= 2 * bits:
+            remarks.append(
+                f"group {name}: expected about {bits:g} bits per pixel and band, found {found:.3f}; this codec has no "
+                "such rate on these scenes: try another --bits or --codec"
+            )
+    return remarks
 
 
 def _write(out: Path, model: ModelFile) -> None:
