@@ -17,7 +17,7 @@ from .tiny_models import blocks, group, silent, smooth_pixels
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-FIXED_LENGTH = ("binary-dbm", "binary-rbm", "limited-state-autoencoder", "real-dbm")
+FIXED_LENGTH = ("binary-dbm", "binary-rbm", "limited-state-autoencoder", "real-dbm", "tensor-dbm")
 
 _HEADER, _BAND = 36, 20
 """Bytes of a payload's header, and of its table for each band, by docs/format.md."""

@@ -43,6 +43,7 @@ On trial, deep, for any pixels:
   limited-state-autoencoder  0.25  codes of few states; fixed length
   binary-dbm                 0.25  deep Boltzmann machine on bits, each band by itself; fixed length
   real-dbm                   0.25  deep Boltzmann machine on real values, all bands together; fixed length
+  tensor-dbm                 0.25  the same on tensors, with weights in factors; fixed length
 """
 
 
