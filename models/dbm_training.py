@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from harmonium.models import energy_model
+from harmonium.models.centring import Activities, Offsets, centre_gradient
 from harmonium.models.contrastive_divergence import Statistics
 from harmonium.models.dbm import DBM, mean_field, set_gradient, statistics
 from harmonium.models.layer_chain import LayerChain, States, interleaved
@@ -53,6 +54,15 @@ class Doubling:
         """What the visible layer gets from h, (batch, visible)."""
         return self.down * rbm.inputs_down(h)
 
+    @torch.no_grad()
+    def activities(self, rbm: Stackable, v: Tensor) -> Activities:
+        """Sums of both layers' statistics at v, the hidden ones by their mean given v."""
+        visible, _ = rbm.activities(v)
+        hidden = rbm.hidden.coupled(
+            rbm.hidden.mean(self.inputs_up(rbm, v), rbm.hidden_parameters), rbm.hidden_parameters
+        )
+        return Activities(count=len(v), visible=visible.sum(0), hidden=hidden.sum(0))
+
     def statistics(self, rbm: Stackable, v: Tensor) -> Statistics:
         """Those of the doubled machine's energy, but for doubled layers and weights, which count once."""
         return rbm.statistics(v, up=self.up, down=self.down)
@@ -81,6 +91,7 @@ def pretrain(
     generator: torch.Generator,
     k: int = 1,
     *,
+    offset_rate: float | None = None,
     layer: str = "the machine",
     first_step: int = 0,
 ) -> Iterator[float]:
@@ -88,6 +99,8 @@ def pretrain(
 
     Parameters
     ----------
+    offset_rate
+        Share of a batch's mean activities in the running offsets of centring; None does not centre.
     layer, first_step
         What errors call this machine, and the number of its first step here.
 
@@ -97,9 +110,14 @@ def pretrain(
         As soon as a batch, its particles, a gradient or a parameter is not finite; the parameters are those before that
         step.
     """
+    offsets: Offsets | None = None
     for step, v in enumerate(batches, first_step):
         _check_batch(v, step, layer)
         particles = pretraining_gradient(rbm, v, doubling, k, generator)
+        if offset_rate is not None:
+            activities = doubling.activities(rbm, v)
+            offsets = Offsets.start(activities) if offsets is None else offsets.slide(activities, offset_rate)
+            centre_gradient(rbm, offsets)
         error = float((particles - v).square().mean())
         if not math.isfinite(error):
             raise FloatingPointError(

@@ -1,8 +1,9 @@
 """The stages of a deep codec's training: greedy, joint, unrolled and fine-tuned, each of which can be run by itself.
 
     stack of machines ── pretrain ──▶ DBM ── train_jointly ──▶ DBM ── unroll_dbm ──▶ network ── fine_tune ──▶ codec
-       CD-1, doubled inputs              mean field, persistent                        backpropagation, hard codes
-       (`dbm_training`)                  chains, centred                               (`fine_tuning`)
+       CD-1, doubled inputs,             mean field, persistent                        backpropagation, hard codes
+       centred (`dbm_training`)          chains, centred                               (`fine_tuning`), searched codes
+                                                                                       (`nearest_codes`)
 
 Each stage is reported through a `StageLog`, and takes batches of cells from a source that may be endless. A machine on
 tensors (`harmonium.models.tensor_rbm`) sees cells as tensors, and its network keeps factors while it is fine-tuned.
@@ -17,10 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from harmonium.models import dbm_training, fine_tuning
+from harmonium.models.cell_transform import Encoder
 from harmonium.models.dbm import DBM
 from harmonium.models.dbm_training import Doubling, JointSchedule, JointState
 from harmonium.models.factored_linear import set_weight
-from harmonium.models.fine_tuning import CodeUnits, Distortion
+from harmonium.models.fine_tuning import CodeUnits
+from harmonium.models.nearest_codes import Points, SearchSchedule, can_search, train_decoder
 from harmonium.models.presets import FitOptions
 from harmonium.models.rbm import RBM
 from harmonium.models.tensor_rbm import Stackable
@@ -35,7 +38,13 @@ Lowest = Callable[[Units, Units], Stackable]
 _BALANCE_CELLS = 2048
 """Cells that `balance` looks at."""
 
-JOINT = JointSchedule(gibbs_steps=1, mean_field_iterations=5, mean_field_tolerance=1e-2, offset_rate=0.05)
+_LEAST_VARIANCE = 1e-6
+"""Variance of a combination of code units, as a share of the largest, below which it stays small."""
+
+_OFFSET_RATE = 0.05
+"""Share of a batch's means in the offsets of centring; without it all units of a layer learn a cell's brightness."""
+
+JOINT = JointSchedule(gibbs_steps=1, mean_field_iterations=5, mean_field_tolerance=1e-2, offset_rate=_OFFSET_RATE)
 """Few iterations: a start from pre-trained machines is near, and each costs as much as a step of fine-tuning."""
 
 
@@ -67,8 +76,11 @@ class Stages:
     joint: int = 150
     """Steps of joint training, at twice the cost of the others."""
 
-    fine_tuning: int = 2500
+    fine_tuning: int = 1500
     """Steps of backpropagation."""
+
+    search: int = 8
+    """Rounds of training the decoder with codes that are searched, where they can be (`nearest_codes`)."""
 
     code: CodeUnits = "rounded"
     """What the decoder sees of the code while it is fine-tuned."""
@@ -76,12 +88,17 @@ class Stages:
     learning_rate: float = 1e-3
     """Step size of greedy training at its start; joint training takes a fifth."""
 
-    fine_tuning_rate: float = 3e-4
-    """Step size of fine-tuning at its start: large ones saturate wide logistic layers, which then learn no more."""
+    fine_tuning_rate: float = 1e-3
+    """Step size of fine-tuning at its start: larger ones saturate wide logistic layers, which then learn no more."""
 
     def __post_init__(self) -> None:
-        if min(self.greedy, self.joint, self.fine_tuning) < 0:
+        if min(self.greedy, self.joint, self.fine_tuning, self.search) < 0:
             raise ValueError(f"Stages need steps >= 0, got {self}")
+
+    def encoder(self, net: UnrolledStack) -> Encoder:
+        """What finds codes, in training after fine-tuning and from then on."""
+        searched = self.fine_tuning > 0 and self.search > 0 and can_search(net)
+        return "nearest" if searched else "network"
 
 
 def train_deep(
@@ -91,15 +108,19 @@ def train_deep(
     options: FitOptions,
     generator: torch.Generator,
     log: StageLog,
-    distortion: Distortion,
+    points: Points,
 ) -> UnrolledStack:
     """All stages, one after the other: a stack of untrained machines, the lowest first, to a network.
 
-    Batches are of rows (cells, visible). Randomness on the training's device comes from `generator`, which is a CPU
-    one, or from one that is seeded alike.
+    What is lowered is the squared distance between the `points` of visible values and of their reconstruction. Batches
+    are of rows (cells, visible). Randomness on the training's device comes from `generator`, which is a CPU one, or
+    from one that is seeded alike.
     """
     noise = noise_source(generator, options)
     modes = DBM.compose(stack).modes
+
+    def distortion(reconstruction: Tensor, target: Tensor) -> Tensor:
+        return fine_tuning.squared_error(points(reconstruction), points(target))
 
     def states(batch: int) -> Iterator[Tensor]:
         """Batches as visible states of the machines, which may be tensors."""
@@ -123,6 +144,10 @@ def train_deep(
         centre_hidden(net)
         losses = fine_tuning.fine_tune(net, batches(schedule.batch), schedule, noise, distortion)
         log.run("fine-tuning", count, losses)
+        if stages.encoder(net) == "nearest":
+            rounds = steps(stages.search, options.effort)
+            search = SearchSchedule(rounds=rounds, learning_rate=stages.fine_tuning_rate)
+            log.run("search", rounds * search.steps, train_decoder(net, batches, search, generator, points))
         uncentre_hidden(net)
         expand_factors(net)
     return net
@@ -134,12 +159,15 @@ def balance(net: UnrolledStack, x: Tensor, deviation: float = 1.5) -> None:
 
     A machine leaves units that are always on or off, and others that hardly move; through five layers no gradient
     gets past them. What each unit looks for stays, only its scale and threshold change (LeCun, Bottou, Orr and Müller
-    1998, section 4). The decoder's last layer is then the linear one with the least squared error, among those that its
-    visible factors can make if it has any.
+    1998, section 4). Those of the code are made uncorrelated besides, by the rotation that changes them least: bits
+    that say the same are lost, and no gradient tells them apart again. The decoder's last layer is then the linear one
+    with the least squared error, among those that its visible factors can make if it has any.
     """
     h = x
     *between, last = [cast("nn.Linear", layer) for half in (net.encoder, net.decoder) for layer in half]
     for place, layer in enumerate(between, start=1):
+        if place == len(net.encoder):
+            _decorrelate(layer, h)
         inputs = layer(h)
         factor = deviation / inputs.std(0).clamp(min=1e-6)
         layer.bias.sub_(inputs.mean(0)).mul_(factor)
@@ -155,6 +183,16 @@ def balance(net: UnrolledStack, x: Tensor, deviation: float = 1.5) -> None:
     solved = torch.linalg.solve(centred.T @ centred + ridge, centred.T @ (target - aim).double())
     set_weight(last, solved.T.to(x.dtype))
     last.bias.copy_(aim - last.weight @ mean)
+
+
+def _decorrelate(layer: nn.Linear, h: Tensor) -> None:
+    """Multiply a layer by C^-1/2, where C is the covariance of what it gives on h (cells, units)."""
+    variances, directions = torch.linalg.eigh(torch.cov(layer(h).T.double()))
+    # What hardly varies is rounding, which would be made as loud as the rest.
+    kept = variances.clamp(min=max(float(variances[-1]) * _LEAST_VARIANCE, 1e-12))
+    whitening = (directions * kept.rsqrt() @ directions.T).to(h.dtype)
+    layer.bias.copy_(whitening @ layer.bias)
+    set_weight(layer, whitening @ layer.weight)
 
 
 @torch.no_grad()
@@ -211,7 +249,9 @@ def _pretrain_one(
     log: StageLog,
 ) -> None:
     optimiser, annealing = _adam(machine, schedule)
-    errors = dbm_training.pretrain(machine, lifted, doubling, optimiser, generator, layer=name)
+    errors = dbm_training.pretrain(
+        machine, lifted, doubling, optimiser, generator, offset_rate=_OFFSET_RATE, layer=name
+    )
     log.run(name, schedule.steps, _annealed(errors, annealing))
 
 

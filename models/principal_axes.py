@@ -98,9 +98,13 @@ class PrincipalAxes:
 
         return source
 
+    def scaled(self, z: Tensor) -> Tensor:
+        """Coordinates (cells, visible) in units of visible values: their distances are those of visible values."""
+        return z * self.scale
+
     def squared_error(self, reconstruction: Tensor, target: Tensor) -> Tensor:
         """Summed squared error of a cell's visible values, averaged over the batch, by their coordinates."""
-        return ((reconstruction - target) * self.scale).square().sum(1).mean()
+        return (self.scaled(reconstruction) - self.scaled(target)).square().sum(1).mean()
 
     @torch.no_grad()
     def fold(self, net: UnrolledStack) -> None:

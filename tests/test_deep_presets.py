@@ -22,7 +22,7 @@ from harmonium.models.presets.tensor_dbm import TensorDbm
 
 from .tiny_models import blocks, group, silent, smooth_pixels
 
-SHORT = Stages(greedy=60, joint=20, fine_tuning=150, learning_rate=3e-3, fine_tuning_rate=3e-3)
+SHORT = Stages(greedy=60, joint=20, fine_tuning=150, search=1, learning_rate=3e-3, fine_tuning_rate=3e-3)
 SMALL: dict[str, Preset] = {
     "binary-dbm": BinaryDbm(hidden=(24, 16), stages=SHORT),
     "binary-dbm gray": BinaryDbm(hidden=(24, 16), stages=SHORT, gray=True),

@@ -30,7 +30,7 @@ from harmonium.models.unrolled_dbm import expand_factors, keep_factors, unroll_d
 from .tiny_models import silent
 
 GREEDY = StageSchedule(steps=60, batch=64, learning_rate=1e-2)
-JOINT = StageSchedule(steps=40, batch=64, learning_rate=3e-3)
+JOINT = StageSchedule(steps=400, batch=64, learning_rate=3e-3)
 
 
 def patterns(batch: int, seed: int = 0) -> Iterator[Tensor]:
@@ -60,18 +60,17 @@ def error(net: UnrolledStack) -> float:
 
 def test_every_stage_is_recorded_and_lowers_what_it_lowers() -> None:
     log = StageLog(silent)
-    stack, _ = trained(log)
+    stack, dbm = trained(log)
     assert [(stage["stage"], stage["steps"]) for stage in log.stages] == [
         ("greedy-1", 60),
         ("greedy-2", 60),
         ("greedy-3", 60),
-        ("joint", 40),
+        ("joint", 400),
     ]
     assert log.stages[0]["last"] < log.stages[0]["first"]
-    assert log.stages[3]["last"] < log.stages[3]["first"]  # chains come to the data's means
     greedy = unroll_dbm(DBM.compose(stack))
     flat = float((next(patterns(1000, seed=9)) - next(patterns(1000)).mean(0)).square().sum(1).mean())
-    assert error(greedy) < flat
+    assert error(unroll_dbm(dbm)) < 0.9 * error(greedy) < 0.9 * flat
 
 
 @pytest.mark.parametrize("code", get_args(fine_tuning.CodeUnits))
@@ -150,9 +149,9 @@ def test_a_machine_on_tensors_passes_all_stages_and_its_network_is_of_the_rank_t
     log = StageLog(silent)
     stages = Stages(greedy=greedy, joint=joint, fine_tuning=200, learning_rate=1e-2, fine_tuning_rate=1e-2)
     generator = torch.Generator().manual_seed(0)
-    net = train_deep(stack, patterns, stages, FitOptions(), generator, log, fine_tuning.squared_error)
+    net = train_deep(stack, patterns, stages, FitOptions(), generator, log, torch.clone)
     before = ["greedy-1", "greedy-2", "greedy-3", "joint"] if greedy else []
-    assert [stage["stage"] for stage in log.stages] == [*before, "fine-tuning"]
+    assert [stage["stage"] for stage in log.stages] == [*before, "fine-tuning", "search"]
     for layer in (net.encoder[0], net.decoder[-1]):
         assert type(layer) is torch.nn.Linear
         # A sum of two outer products, also after fine-tuning.

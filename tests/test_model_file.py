@@ -123,7 +123,7 @@ NAN = float("nan")
         (lambda header, tensors: (header.update(groups={}), tensors.clear()), "no resolution group"),
         (lambda header, _: header["groups"].update(r10m=3), "contradicts itself"),
         (lambda header, _: header["groups"].update(r20m=header["groups"]["r10m"]), "found nothing"),
-        (entry("preset", "jpeg"), "preset 'jpeg', this harmonium has .*binary-rbm.*real-rbm; upgrade"),
+        (entry("preset", "jpeg"), "preset 'jpeg', this harmonium has .*binary-rbm.*real-rbm.*; upgrade"),
         (entry("preset", ["jpeg"]), "'preset': expected str, found list"),
         (entry("prior", "packed"), "Code prior 'packed': expected arrays"),
         (entry("prior", {}), "'prior': expected str, found dict"),

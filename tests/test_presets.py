@@ -12,7 +12,7 @@ from harmonium.models.presets import FitOptions, Fitted
 
 from .tiny_models import blocks, fit, group, silent, smooth_pixels
 
-ALL = ("autoencoder", "binary-dbm", "binary-rbm", "limited-state-autoencoder", "real-dbm", "real-rbm")
+ALL = ("autoencoder", "binary-dbm", "binary-rbm", "limited-state-autoencoder", "real-dbm", "real-rbm", "tensor-dbm")
 BOTH = [("real-rbm", "uint16"), ("binary-rbm", "uint8")]
 
 

@@ -7,7 +7,8 @@
     visible Bernoulli  512                        the bits of a pixel, most significant first; plain or Gray code
 
 The machine is trained greedily and jointly, unrolled, and fine-tuned (`harmonium.models.deep_training`). A pixel is
-decoded as its expectation, Σ 2^k p(bit k = 1), and fine-tuning weighs its error in DN. Bands are coded one by one, with
+decoded as its expectation, Σ 2^k p(bit k = 1), and fine-tuning weighs its error in DN. Codes of up to 16 bits are then
+those that decode nearest, found by looking at all (`harmonium.models.nearest_codes`). Bands are coded one by one, with
 the same network.
 
 Pixels of more than 8 bits, and real ones, have a binary form, too: an affine map takes the range of each band, from its
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from harmonium.models import cell_transform
 from harmonium.models.block_transform import BlockTransform
-from harmonium.models.cell_transform import CellTransform
+from harmonium.models.cell_transform import CellTransform, VisibleUnits
 from harmonium.models.cells import from_bit_probabilities, to_bits
 from harmonium.models.code_prior import PackedBits
 from harmonium.models.deep_training import Stages, binary_stack, train_deep
@@ -68,7 +69,8 @@ class BinaryDbm:
         x = radiometry.normalise(learn).reshape(-1, 64).to(options.device)
         log = StageLog(report)
         net = self._train(x, code_bits, options, log).cpu()
-        transform = CellTransform(net, blocks.shape[1], "gray" if self.gray else "bits")
+        units: VisibleUnits = "gray" if self.gray else "bits"
+        transform = CellTransform(net, blocks.shape[1], units, self.stages.encoder(net))
         return fitted(radiometry, transform, PackedBits(transform.states), options, log, blocks, held_out)
 
     def load(self, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> BlockTransform:
@@ -84,12 +86,11 @@ class BinaryDbm:
 
         layers = (*self.hidden, code_bits)
         stack = binary_stack(Bernoulli(size=_VISIBLE), layers, to_bits(x[:_BIAS_CELLS], gray=self.gray), generator)
-        return train_deep(stack, batches, self.stages, options, generator, log, self._squared_pixel_error)
+        return train_deep(stack, batches, self.stages, options, generator, log, self._pixels)
 
-    def _squared_pixel_error(self, reconstruction: Tensor, target: Tensor) -> Tensor:
-        """Summed squared error of a cell's pixels in units of 255, averaged over the batch; both (cells, 512) bits."""
-        decoded, true = (from_bit_probabilities(bits, gray=self.gray) for bits in (reconstruction, target))
-        return ((decoded - true) / 255).square().sum(1).mean()
+    def _pixels(self, bits: Tensor) -> Tensor:
+        """Expected pixels (cells, 64) in units of 255, of probabilities of bits (cells, 512)."""
+        return from_bit_probabilities(bits, gray=self.gray) / 255
 
 
 PRESET = BinaryDbm()

@@ -11,7 +11,8 @@ A Gaussian layer with one variance for all learns little but the mean of a cell 
 principal axes their variances span five decades. The machine sees coordinates in which these are halved in the
 logarithm (`harmonium.models.principal_axes`), for all bands together, so that covariances between bands are part of
 it. It is trained greedily and jointly, unrolled, and fine-tuned for squared error in DN (`harmonium.models.
-deep_training`); then the axes are put into the first and last weights.
+deep_training`); then the axes are put into the first and last weights. Codes of up to 16 bits are those that decode
+nearest, found by looking at all (`harmonium.models.nearest_codes`).
 """
 
 from collections.abc import Mapping
@@ -66,7 +67,7 @@ class RealDbm:
         code_bits = max(1, round((options.bits or self.default_bits) * x.shape[1]))
         log = StageLog(report)
         net = self._train(x, code_bits, options, log).cpu()
-        transform = CellTransform(net, blocks.shape[1], "values")
+        transform = CellTransform(net, blocks.shape[1], "values", self.stages.encoder(net))
         return fitted(radiometry, transform, PackedBits(transform.states), options, log, blocks, held_out)
 
     def load(self, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> BlockTransform:
@@ -80,7 +81,7 @@ class RealDbm:
         visible = Gaussian(size=x.shape[1], variance=_NOISE)
         layers, sample = (*self.hidden, code_bits), axes.project(x[:_BIAS_CELLS])
         stack = binary_stack(visible, layers, sample, generator, self._lowest)
-        net = train_deep(stack, axes.batches(x, generator), self.stages, options, generator, log, axes.squared_error)
+        net = train_deep(stack, axes.batches(x, generator), self.stages, options, generator, log, axes.scaled)
         axes.fold(net)
         return net
 
