@@ -86,6 +86,23 @@ def sentinel_cells(count: int, seed: int = 0) -> NDArray[np.uint16]:
     return cells_at_random(read(_SENTINEL[0]), count, np.random.default_rng(seed))
 
 
+def training_windows(side: int = 384) -> list[NDArray[np.uint8]]:
+    """The middle `side` × `side` pixels (1, side, side) of one band of each file that 8-bit training takes cells from."""
+    files = [file for files, _ in _SHARES for file in files]
+    return [_middle(to_8_bits(read(file)[-1])[None], side) for file in files]
+
+
+def sentinel_windows(side: int = 1024) -> list[NDArray[np.uint16]]:
+    """The middle `side` × `side` pixels (4, side, side) of the Sentinel-2 scene that is trained on."""
+    return [_middle(read(_SENTINEL[0]), side)]
+
+
+def _middle(pixels: NDArray[Any], side: int) -> NDArray[Any]:
+    height, width = (min(side, length) for length in pixels.shape[1:])
+    top, left = ((length - cut) // 2 for length, cut in zip(pixels.shape[1:], (height, width), strict=True))
+    return whole_cells(pixels[:, top : top + height, left : left + width])
+
+
 def cells_at_random(pixels: NDArray[Any], count: int, generator: np.random.Generator) -> NDArray[Any]:
     """Cells (count, bands, 8, 8) of pixels (bands, y, x), at any offset, with replacement."""
     windows = np.lib.stride_tricks.sliding_window_view(pixels, (CELL, CELL), axis=(1, 2))
