@@ -87,7 +87,7 @@ def sentinel_cells(count: int, seed: int = 0) -> NDArray[np.uint16]:
 
 
 def training_windows(side: int = 384) -> list[NDArray[np.uint8]]:
-    """The middle `side` × `side` pixels (1, side, side) of one band of each file that 8-bit training takes cells from."""
+    """The middle `side` × `side` pixels (1, side, side) of one band of each file that is trained on as 8 bits."""
     files = [file for files, _ in _SHARES for file in files]
     return [_middle(to_8_bits(read(file)[-1])[None], side) for file in files]
 
