@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 pytest.importorskip("benchmarks", reason="no folder benchmarks/: it is not part of the wheel")
 
 import constriction
+
 from benchmarks.lecture_entropy import CONTEXTS, contexts, neighbour_bits, neighbour_tables, static_bits
 
 

@@ -1,10 +1,8 @@
-"""The lecture's peers keep to their rates, spend them well, and give back what they were given."""
+"""The lecture's peers keep to their rates, and spend them well."""
 
 from __future__ import annotations
 
 import itertools
-import pickle
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -12,22 +10,11 @@ import pytest
 pytest.importorskip("benchmarks", reason="no folder benchmarks/: it is not part of the wheel")
 
 from benchmarks import lecture_peers
-from benchmarks.lecture_peers import jpeg, jpeg2000_per_band, squared_error, train_quantisers
+from benchmarks.lecture_peers import jpeg, jpeg2000_per_band, squared_error
 from harmonium.errors import UsageError
 from harmonium.pipeline import jpeg2000 as jpeg2000_files
 
 from .archives import pixels
-
-if TYPE_CHECKING:
-    from benchmarks.lecture_peers import Cells
-
-
-def cells_of(count: int, values: int = 64) -> Cells:
-    """Correlated Gaussian cells."""
-    mixed = np.random.default_rng(0).normal(size=(count, values)) * (40 * 0.9 ** np.arange(values))
-    rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(values, values)))[0]
-    cells: Cells = (128 + mixed @ rotation).astype(np.float32)
-    return cells
 
 
 def test_jpeg_keeps_its_rate_and_gains_from_more() -> None:
@@ -71,43 +58,3 @@ def test_rates_are_those_of_an_exhaustive_search() -> None:
     )
     assert found.sum() <= 3 + 1e-9
     assert total <= best + 1e-9
-
-
-@pytest.mark.parametrize("bits", [5, 16, 32])
-def test_quantisers_have_their_length_and_carry_information(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("faiss")
-    monkeypatch.setattr(lecture_peers, "_KMEANS_BITS", 8)  # 65 536 centroids take half a minute
-    cells, held_out = np.split(cells_of(12_000), [11_000])
-    found = list(train_quantisers(cells, bits, seed=0))
-    assert [kind.name for kind in found] == (["k-means"] if bits == 5 else [*lecture_peers.KINDS][1:])
-    for quantiser in found:
-        again = pickle.loads(pickle.dumps(quantiser))
-        codes = again.encode(held_out)
-        assert codes.shape == (len(held_out), -(-bits // 8))
-        assert np.array_equal(again.decode(codes), quantiser.decode(quantiser.encode(held_out)))
-        assert (
-            squared_error(held_out, again.decode(codes)) < 4 ** (-bits / 64) * held_out.var(axis=0).mean()
-        )  # as white noise would allow
-
-
-def test_kmeans_takes_the_nearest_of_its_centroids() -> None:
-    pytest.importorskip("faiss")
-    cells = cells_of(2_000, values=16)
-    (quantiser,) = train_quantisers(cells, 4, seed=0)
-    centroids = quantiser.decode(np.arange(16, dtype=np.uint8)[:, np.newaxis])
-    nearest = np.square(cells[:, np.newaxis] - centroids).sum(axis=2).argmin(axis=1)
-    assert np.mean(quantiser.encode(cells)[:, 0] == nearest) > 0.999  # float32 may turn a tie
-
-
-def test_pictures_come_back_in_their_type_with_their_bits() -> None:
-    pytest.importorskip("faiss")
-    array = pixels((1, 64, 64), "uint8")
-    (quantiser,) = train_quantisers(cells_of(2_000), 4, seed=0)
-    decoded, bits = quantiser.code(array)
-    assert (decoded.shape, decoded.dtype, bits) == (array.shape, array.dtype, 64 * 4)
-
-
-@pytest.mark.parametrize(("bits", "count", "message"), [(0, 100, "found 0"), (20, 100, "found 20"), (8, 100, "256")])
-def test_rates_and_cells_that_do_not_fit_are_refused(bits: int, count: int, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        next(train_quantisers(cells_of(count), bits, seed=0))
