@@ -85,7 +85,7 @@ class Fit:
 
 
 def jobs() -> list[Job]:
-    """All that the comparison needs, the longest first so that processes end together."""
+    """All that the comparison needs: whole fits at all rates, those of Sentinel-2, and parts at the lowest rate."""
     at_rates = [Job(preset=name, bits=bits) for name in PRESETS for bits in RATIOS.values()]
     low = min(RATIOS.values())
     parts = [Job(preset=name, bits=low, variant=variant) for name in MACHINES for variant in _MACHINE_VARIANTS]
