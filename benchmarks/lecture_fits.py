@@ -36,15 +36,17 @@ _CELLS = 300_000
 _SENTINEL_CELLS = 100_000
 _GROUP = "lecture"
 
-_MACHINE_VARIANTS: dict[str, dict[str, int]] = {
+_STAGES: dict[str, dict[str, Any]] = {
     "greedy only": {"joint": 0, "fine_tuning": 0, "search": 0},
     "greedy and joint": {"fine_tuning": 0, "search": 0},
     "without joint, without search": {"joint": 0, "search": 0},
     "without search": {"search": 0},
     "random start, without search": {"greedy": 0, "joint": 0, "search": 0},
     "random start": {"greedy": 0, "joint": 0},
+    "dithered code, without search": {"code": "dithered", "search": 0},
+    "noisy code, without search": {"code": "noisy", "search": 0},
 }
-"""Stages of a deep Boltzmann machine, and their lengths where they differ from the preset's."""
+"""How the stages of a deep Boltzmann machine differ from the preset's, by variant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,13 +87,12 @@ class Fit:
 
 
 def jobs() -> list[Job]:
-    """All that the comparison needs: whole fits at all rates, those of Sentinel-2, and parts at the lowest rate."""
+    """All that the comparison needs: whole fits at all rates, those of Sentinel-2, and variants at the lowest rate."""
     at_rates = [Job(preset=name, bits=bits) for name in PRESETS for bits in RATIOS.values()]
     low = min(RATIOS.values())
-    parts = [Job(preset=name, bits=low, variant=variant) for name in MACHINES for variant in _MACHINE_VARIANTS]
-    starts = [Job(preset=name, bits=low, variant=variant) for name in PRESETS[3:] for variant in _start_variants(name)]
+    variants = [Job(preset=name, bits=low, variant=variant) for name in PRESETS for variant in _variants(name)]
     sentinel = [Job(preset=name, bits=SENTINEL_BITS, sentinel=True) for name in PRESETS]
-    return [*at_rates, *sentinel, *parts, *starts]
+    return [*at_rates, *sentinel, *variants]
 
 
 def fit_all(todo: list[Job], folder: Path, effort: float, processes: int) -> dict[Job, Fit]:
@@ -132,17 +133,16 @@ def _fit(job: Job, folder: Path, effort: float) -> float:
 def preset_of(job: Job) -> Preset:
     """The preset of a job, with its stages."""
     whole: Any = presets.get(job.preset)
-    changes: dict[str, Any] = {}
-    if job.variant != WHOLE and job.preset in MACHINES:
-        changes = {"stages": replace(whole.stages, **_MACHINE_VARIANTS[job.variant])}
-    elif job.variant != WHOLE:
-        changes = _start_variants(job.preset)[job.variant]
-    changed: Preset = replace(whole, **changes)
+    changed: Preset = whole if job.variant == WHOLE else replace(whole, **_variants(job.preset)[job.variant])
     return changed
 
 
-def _start_variants(name: str) -> dict[str, dict[str, Any]]:
-    """Other starts of an autoencoder, and its usual one left as it is."""
+def _variants(name: str) -> dict[str, dict[str, Any]]:
+    """What of a preset is different, by the variant's name."""
+    if name in MACHINES:
+        whole: Any = presets.get(name)
+        staged = {variant: {"stages": replace(whole.stages, **changes)} for variant, changes in _STAGES.items()}
+        return {**staged, "Gray code": {"gray": True}} if name == "binary-dbm" else staged
     untrained = {"rounds": ()} if name == "autoencoder" else {"fine_tuning_steps": 0}
     return {
         "pre-trained machines, not fine-tuned": {"start": "machines", **untrained},
