@@ -26,6 +26,7 @@ from harmonium.errors import HarmoniumError, SceneError, UsageError
 from harmonium.models import model_file, presets
 from harmonium.models.codec import Codec
 from harmonium.models.model_file import GroupModel, ModelFile
+from harmonium.models.preset_settings import with_settings
 from harmonium.models.presets import FitOptions, Report
 from harmonium.pipeline.cluster import Executor, FanIn, TaskReport
 from harmonium.pipeline.fit_checks import agreeing_groups, check_pixels, check_preset
@@ -100,11 +101,11 @@ def fit(
     SceneError
         If the scenes do not agree, or carry too little data.
     UsageError
-        If there is no such preset, or the pixels have fewer bits than were asked for.
+        If there is no such preset, it has no such setting, or the pixels have fewer bits than were asked for.
     ClusterError
         If the cluster is lost.
     """
-    check_preset(preset)
+    check_preset(preset, options.settings)
     groups = agreeing_groups(scenes)
     for name, members in groups.items():
         check_pixels(name, [group for _, group in members], preset, options)
@@ -119,7 +120,12 @@ def fit(
 
 
 def fit_options(
-    *, seed: int = 0, bits: float | None = None, effort: float = 1.0, peak: float | None = None
+    *,
+    seed: int = 0,
+    bits: float | None = None,
+    effort: float = 1.0,
+    peak: float | None = None,
+    settings: Sequence[str] = (),
 ) -> FitOptions:
     """What a user chose.
 
@@ -132,7 +138,7 @@ def fit_options(
         if value is not None and not 0 < value < math.inf:
             raise UsageError(f"{name}: expected a number above 0, found {value:g}; give another, or none")
     try:
-        return FitOptions(seed=seed, bits=bits, effort=effort, peak=peak)
+        return FitOptions(seed=seed, bits=bits, effort=effort, peak=peak, settings=tuple(settings))
     except ValueError as error:
         raise UsageError(f"seed: expected 0 to 2^63 - 1, found {seed}; give another, or none") from error
 
@@ -255,7 +261,8 @@ def train_group(
         options = replace(options, device=torch.device("cuda"))
     try:
         with single_threaded():
-            fitted = presets.get(preset).fit(blocks, options, lambda stage, *rest: report(f"{name}: {stage}", *rest))
+            chosen = with_settings(presets.get(preset), options.settings)
+            fitted = chosen.fit(blocks, options, lambda stage, *rest: report(f"{name}: {stage}", *rest))
     except HarmoniumError:
         raise
     except ValueError as error:
@@ -266,9 +273,14 @@ def train_group(
         bands=bands,
         resolution=resolution,
         codec=codec,
-        training={**fitted.record, "pixels": _describe(stats)},
+        training={**fitted.record, **_chosen(options), "pixels": _describe(stats)},
     )
     return model_file.to_bytes({name: group})
+
+
+def _chosen(options: FitOptions) -> dict[str, Any]:
+    """Settings, where there are some."""
+    return {"settings": list(options.settings)} if options.settings else {}
 
 
 def _describe(stats: BandStats) -> dict[str, Any]:

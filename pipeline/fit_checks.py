@@ -6,15 +6,20 @@ import numpy as np
 
 from harmonium.errors import SceneError, UsageError
 from harmonium.models import presets
+from harmonium.models.preset_settings import with_settings
 from harmonium.models.presets import FitOptions
 from harmonium.pipeline.resolution_group import ResolutionGroup
 from harmonium.pipeline.scene import Scene
 
 
-def check_preset(name: str) -> None:
-    """Raise `UsageError` unless there is such a preset."""
+def check_preset(name: str, settings: Sequence[str] = ()) -> None:
+    """Raise `UsageError` unless there is such a preset with such settings."""
     if name not in presets.names():
         raise UsageError(f"Unknown preset {name!r}; known are {', '.join(presets.names())}")
+    try:
+        with_settings(presets.get(name), settings)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def agreeing_groups(scenes: Sequence[Scene]) -> dict[str, list[tuple[str, ResolutionGroup]]]:

@@ -259,6 +259,7 @@ def test_scenes_that_are_none(shell: Shell, tmp_path: Path) -> None:
         (("--effort", 0), "above 0"),
         (("--seed", -1), "seed"),
         (("--codec", "jpeg"), "binary-rbm, "),
+        (("--codec", "binary-dbm", "--set", "grey=true"), "no setting 'grey'; it has hidden, gray, stages.greedy"),
         (("--codec", "real-dbm", "--bits", 17), "the 16 bits that a pixel of uint16 has, found bits 17; ask for fewer"),
         (("--codec", "autoencoder", "--bits", 0), "bits: expected a number above 0, found 0;"),
         (("--codec", "binary-dbm", "--bits", 9), "up to 8 bits per pixel, got bits=9.0; ask for fewer"),

@@ -89,6 +89,7 @@ def _main(
         "harmonium fit S2A_MSIL1C_*.SAFE -o s2.harmonium",
         "harmonium fit a.tif b.tif -o landsat.harmonium --bits 0.8 --seed 7",
         "harmonium fit rgb.tif -o rgb.harmonium --codec limited-state-autoencoder --bits 0.25",
+        "harmonium fit rgb.tif -o gray.harmonium --codec binary-dbm --set gray=true --set stages.joint=0",
         "harmonium fit scene.tif -o west.harmonium --bbox 435730 4159000 445000 4179460 --crs EPSG:32618",
     )
 )
@@ -110,6 +111,10 @@ def fit(
     effort: Annotated[float, typer.Option("--effort", help="Factor on the training steps.")] = 1.0,
     peak: Annotated[
         float | None, typer.Option("--peak", metavar="DN", help="Range that PSNR refers to [255, 10000 or the data's].")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Another value for a setting of the preset; repeatable."),
     ] = None,
     bbox: BboxOption = None,
     crs: Crs = "EPSG:4326",
@@ -133,6 +138,7 @@ def fit(
         bits=bits,
         effort=effort,
         peak=peak,
+        settings=settings or [],
         bbox=bbox,
         crs=crs,
         cluster=cluster,

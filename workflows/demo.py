@@ -52,6 +52,7 @@ def demo(out: Path, output: Output, *, workers: int | None, effort: float) -> No
         bits=None,
         effort=effort,
         peak=None,
+        settings=(),
         bbox=(west, south, middle, north),
         crs=scene.groups[0].crs.to_string(),  # type: ignore[union-attr]
         cluster="local",

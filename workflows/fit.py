@@ -24,6 +24,7 @@ def fit(
     bits: float | None,
     effort: float,
     peak: float | None,
+    settings: Sequence[str],
     bbox: Bbox | None,
     crs: str,
     cluster: str,
@@ -43,8 +44,8 @@ def fit(
     watch = Stopwatch()
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise UsageError(f"{out} cannot be written: it is a folder, or lies in none; choose another path with --out")
-    options = pipeline_fit.fit_options(seed=seed, bits=bits, effort=effort, peak=peak)
-    check_preset(preset)
+    options = pipeline_fit.fit_options(seed=seed, bits=bits, effort=effort, peak=peak, settings=settings)
+    check_preset(preset, options.settings)
     if bbox is not None:
         scenes = [pipeline_fit.clip(scene, bbox, crs) for scene in scenes]
     with connect(cluster, workers) as executor, output.progress(("loss",)) as bars:

@@ -41,6 +41,9 @@ class FitOptions:
     peak: float | None = None
     """Value range that PSNR refers to, in DN; None takes the default of the pixel type."""
 
+    settings: tuple[str, ...] = ()
+    """`NAME=VALUE` each: what of the preset is to be different (`harmonium.models.preset_settings`)."""
+
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     """Where to train."""
 

@@ -10,7 +10,8 @@
 Each code unit has the number of states that it is worth: bits go one by one to the unit whose error falls most by it,
 which is how transform codes share out bits (Gersho and Gray 1992, section 8.3), here by the errors that the best
 uniform quantisers have on the training cells. The network starts at the Karhunen-Loève transform and is trained from
-there (`harmonium.models.deep_start`), by straight-through gradients.
+there (`harmonium.models.deep_start`), by straight-through gradients. With `entropy_coded` the same codes are stored by
+static tables.
 """
 
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from harmonium.models import cell_transform, fine_tuning
 from harmonium.models.block_transform import BlockTransform
 from harmonium.models.cell_transform import CellTransform
-from harmonium.models.code_prior import PackedBits
+from harmonium.models.code_prior import CodePrior, PackedBits, StaticTables
 from harmonium.models.deep_start import Start, start_network
 from harmonium.models.deep_training import StageSchedule, pretrain_apart
 from harmonium.models.presets import Blocks, FitOptions, Fitted, Report
@@ -61,6 +62,9 @@ class LimitedStateAutoencoder:
     learning_rate: float = 1e-4
     """Step size of backpropagation at its start."""
 
+    entropy_coded: bool = False
+    """Whether codes are stored by static tables instead of in their full length."""
+
     name = "limited-state-autoencoder"
     patch = 8
     default_bits = 0.25
@@ -74,7 +78,10 @@ class LimitedStateAutoencoder:
         log = StageLog(report)
         net = self._train(x, code_bits, options, log).cpu()
         transform = CellTransform(net, blocks.shape[1], "values")
-        return fitted(radiometry, transform, PackedBits(transform.states), options, log, blocks, held_out)
+        prior: CodePrior = PackedBits(transform.states)
+        if self.entropy_coded:
+            prior = StaticTables.learn(net.encode(x.cpu()).T.numpy(), transform.states)
+        return fitted(radiometry, transform, prior, options, log, blocks, held_out)
 
     def load(self, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> BlockTransform:
         """See `Preset.load`."""

@@ -33,6 +33,7 @@ def fit(
     bits: float | None = None,
     effort: float = 1.0,
     peak: float | None = None,
+    settings: Sequence[str] = (),
     bbox: Bbox | None = None,
     crs: CRS | str = LONLAT,
     cluster: str = "local",
@@ -54,6 +55,8 @@ def fit(
         Factor on the number of training steps.
     peak
         Value range that PSNR refers to, in DN; None takes the default of the pixel type.
+    settings
+        `NAME=VALUE` each: fields of the preset, such as "stages.joint=0" (`harmonium.models.preset_settings`).
     bbox, crs
         Only the part of every scene that this place (west, south, east, north) touches.
     cluster, workers
@@ -66,7 +69,7 @@ def fit(
     UsageError, ClusterError
         If an option is out of range, or the cluster is not there.
     """
-    options = _fit.fit_options(seed=seed, bits=bits, effort=effort, peak=peak)
+    options = _fit.fit_options(seed=seed, bits=bits, effort=effort, peak=peak, settings=settings)
     if bbox is not None:
         scenes = [_fit.clip(scene, bbox, crs) for scene in scenes]
     with connect(cluster, workers) as executor:
