@@ -43,10 +43,14 @@ _STAGES: dict[str, dict[str, Any]] = {
     "without search": {"search": 0},
     "random start, without search": {"greedy": 0, "joint": 0, "search": 0},
     "random start": {"greedy": 0, "joint": 0},
+}
+"""How the stages of a deep Boltzmann machine differ from the preset's, by variant."""
+
+_CODES: dict[str, dict[str, Any]] = {
     "dithered code, without search": {"code": "dithered", "search": 0},
     "noisy code, without search": {"code": "noisy", "search": 0},
 }
-"""How the stages of a deep Boltzmann machine differ from the preset's, by variant."""
+"""Other ways to train hard code units, of `binary-dbm` alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,8 +145,10 @@ def _variants(name: str) -> dict[str, dict[str, Any]]:
     """What of a preset is different, by the variant's name."""
     if name in MACHINES:
         whole: Any = presets.get(name)
-        staged = {variant: {"stages": replace(whole.stages, **changes)} for variant, changes in _STAGES.items()}
-        return {**staged, "Gray code": {"gray": True}} if name == "binary-dbm" else staged
+        lecture = name == "binary-dbm"
+        chosen = {**_STAGES, **_CODES} if lecture else _STAGES
+        staged: dict[str, Any] = {key: {"stages": replace(whole.stages, **changes)} for key, changes in chosen.items()}
+        return {**staged, "Gray code": {"gray": True}} if lecture else staged
     untrained = {"rounds": ()} if name == "autoencoder" else {"fine_tuning_steps": 0}
     return {
         "pre-trained machines, not fine-tuned": {"start": "machines", **untrained},
