@@ -101,4 +101,5 @@ def _described(hint: Any) -> str:
         return " or ".join(_described(argument) for argument in arguments)
     if origin is tuple:
         return f"values in parentheses such as (1, 2), each {_described(arguments[0])}"
-    return {int: "a whole number", float: "a number", bool: "true or false", NoneType: "none"}.get(hint, hint.__name__)
+    words = {int: "a whole number", float: "a number", bool: "true or false", NoneType: "none"}
+    return words.get(hint, str(hint))

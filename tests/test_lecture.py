@@ -93,7 +93,7 @@ def test_jobs_are_every_preset_at_every_rate_and_its_parts() -> None:
 
 
 def test_a_fit_is_kept_with_its_learning_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def few(count: int, seed: int = 0) -> np.ndarray:  # type: ignore[type-arg]
+    def few(count: int, seed: int = 0) -> np.ndarray:
         return cells_at_random(pixels((1, 64, 64), "uint8"), 400, np.random.default_rng(seed))
 
     monkeypatch.setattr(lecture_scenes, "training_cells", few)
