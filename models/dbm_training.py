@@ -55,31 +55,33 @@ class Doubling:
         return self.down * rbm.inputs_down(h)
 
     @torch.no_grad()
-    def activities(self, rbm: Stackable, v: Tensor) -> Activities:
-        """Sums of both layers' statistics at v, the hidden ones by their mean given v."""
-        visible, _ = rbm.activities(v)
-        hidden = rbm.hidden.coupled(
-            rbm.hidden.mean(self.inputs_up(rbm, v), rbm.hidden_parameters), rbm.hidden_parameters
-        )
-        return Activities(count=len(v), visible=visible.sum(0), hidden=hidden.sum(0))
+    def activities(self, rbm: Stackable, v: Tensor, inputs: Tensor) -> Activities:
+        """Sums of both layers' statistics at v, the hidden ones by their mean given v; `inputs` are `inputs_up`'s."""
+        hidden = rbm.hidden.coupled(rbm.hidden.mean(inputs, rbm.hidden_parameters), rbm.hidden_parameters)
+        return Activities(count=len(v), visible=rbm.coupled_visible(v).sum(0), hidden=hidden.sum(0))
 
-    def statistics(self, rbm: Stackable, v: Tensor) -> Statistics:
+    def statistics(self, rbm: Stackable, v: Tensor, inputs: Tensor | None = None) -> Statistics:
         """Those of the doubled machine's energy, but for doubled layers and weights, which count once."""
-        return rbm.statistics(v, up=self.up, down=self.down)
+        return rbm.statistics(v, up=self.up, down=self.down, inputs=inputs)
 
 
 @torch.no_grad()
-def pretraining_gradient(rbm: Stackable, v: Tensor, doubling: Doubling, k: int, generator: torch.Generator) -> Tensor:
+def pretraining_gradient(
+    rbm: Stackable, v: Tensor, doubling: Doubling, k: int, generator: torch.Generator, inputs: Tensor | None = None
+) -> Tensor:
     """Store the CD-k descent direction of one pre-trained machine in its `.grad`s; the particles, of the shape of v.
 
     It is that of the doubled machine's energy, except that doubled layers and weights learn at the pace of single ones.
+    `inputs`, what `doubling.inputs_up` gives at v, may be handed in where it is known already.
     """
+    given = doubling.inputs_up(rbm, v) if inputs is None else inputs
     particles = v
-    for _ in range(k):
-        h = rbm.hidden.sample(doubling.inputs_up(rbm, particles), rbm.hidden_parameters, generator)
+    for step in range(k):
+        a = doubling.inputs_up(rbm, particles) if step else given
+        h = rbm.hidden.sample(a, rbm.hidden_parameters, generator)
         drawn = rbm.visible.sample(doubling.inputs_down(rbm, h), rbm.visible_parameters, generator)
         particles = drawn.reshape(v.shape)
-    energy_model.set_gradient(rbm, doubling.statistics(rbm, v), doubling.statistics(rbm, particles))
+    energy_model.set_gradient(rbm, doubling.statistics(rbm, v, given), doubling.statistics(rbm, particles))
     return particles
 
 
@@ -113,9 +115,11 @@ def pretrain(
     offsets: Offsets | None = None
     for step, v in enumerate(batches, first_step):
         _check_batch(v, step, layer)
-        particles = pretraining_gradient(rbm, v, doubling, k, generator)
+        with torch.no_grad():
+            inputs = doubling.inputs_up(rbm, v)
+        particles = pretraining_gradient(rbm, v, doubling, k, generator, inputs)
         if offset_rate is not None:
-            activities = doubling.activities(rbm, v)
+            activities = doubling.activities(rbm, v, inputs)
             offsets = Offsets.start(activities) if offsets is None else offsets.slide(activities, offset_rate)
             centre_gradient(rbm, offsets)
         error = float((particles - v).square().mean())

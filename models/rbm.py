@@ -159,6 +159,10 @@ class RestrictedMachine(nn.Module, ABC):
         h = self.hidden.mean(self._up(coupled_v), self.hidden_parameters)
         return _over_places(coupled_v), _over_places(self.hidden.coupled(h, self.hidden_parameters))
 
+    def coupled_visible(self, state: Tensor) -> Tensor:
+        """s(v) of visible states, (batch, visible): means over places."""
+        return _over_places(self.visible.coupled(self._visible_in(state), self.visible_parameters))
+
     def bias_shifts(self, visible: Tensor, hidden: Tensor) -> dict[str, Tensor]:
         """What offsets (visible,), (hidden,) take from the biases, by their names (`harmonium.models.centring`)."""
         return {
@@ -167,7 +171,9 @@ class RestrictedMachine(nn.Module, ABC):
         }
 
     @torch.no_grad()
-    def statistics(self, state: Tensor, *, up: float = 1.0, down: float = 1.0) -> Statistics:
+    def statistics(
+        self, state: Tensor, *, up: float = 1.0, down: float = 1.0, inputs: Tensor | None = None
+    ) -> Statistics:
         """Sums of -∂F/∂θ over visible states (batch, visible): of -∂E/∂θ in expectation over p(h | v).
 
         Parameters
@@ -176,10 +182,12 @@ class RestrictedMachine(nn.Module, ABC):
             Visible states.
         up, down
             Factors on what the hidden and the visible units get from each other (`harmonium.models.dbm_training`).
+        inputs
+            What the hidden units get from these states, `up` times `inputs_up`, where it is known already.
         """
         v = self._visible_in(state)
         coupled_v = self.visible.coupled(v, self.visible_parameters)
-        to_hidden = _times(up, self._up(coupled_v))
+        to_hidden = _times(up, self._up(coupled_v)) if inputs is None else inputs
         h = self.hidden.mean(to_hidden, self.hidden_parameters)
         coupled_h = self.hidden.coupled(h, self.hidden_parameters)
         # Only variances need what the visible layer gets, and a product can be spared.
