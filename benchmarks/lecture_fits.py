@@ -148,7 +148,8 @@ def _variants(name: str) -> dict[str, dict[str, Any]]:
         lecture = name == "binary-dbm"
         chosen = {**_STAGES, **_CODES} if lecture else _STAGES
         staged: dict[str, Any] = {key: {"stages": replace(whole.stages, **changes)} for key, changes in chosen.items()}
-        return {**staged, "Gray code": {"gray": True}} if lecture else staged
+        gray = {"Gray code, without search": {"gray": True, **staged["without search"]}}
+        return {**staged, **gray} if lecture else staged
     untrained = {"rounds": ()} if name == "autoencoder" else {"fine_tuning_steps": 0}
     return {
         "pre-trained machines, not fine-tuned": {"start": "machines", **untrained},
