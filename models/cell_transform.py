@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from harmonium.models.cells import CELL, cell_grid, from_bit_probabilities, from_cells, to_bits, to_cells
-from harmonium.models.nearest_codes import Codebook, can_search
+from harmonium.models.nearest_codes import Codebook, check_search
 from harmonium.models.payload import MAX_BANDS
 from harmonium.models.unrolled import StackShape, UnrolledStack, from_tensors, to_tensors
 
@@ -32,15 +32,15 @@ class CellTransform:
     pixels are then 0 ... 255; what lies outside is clipped.
 
     With the encoder `nearest` a cell gets the code that decodes nearest to it, found by looking at all codes
-    (`harmonium.models.nearest_codes`): only networks of few binary code units can have it.
+    (`harmonium.models.nearest_codes`): only networks of few binary code units can have it. Near is what has a small
+    squared error in normalised pixels, neither rounded nor clipped.
     """
 
     def __init__(self, net: UnrolledStack, bands: int, units: VisibleUnits, encoder: Encoder = "network") -> None:
-        if encoder not in get_args(Encoder) or (encoder == "nearest" and not can_search(net)):
-            raise ValueError(
-                f"Expected an encoder of {', '.join(get_args(Encoder))}, the last for few binary code units only, got "
-                f"{encoder!r} for {len(net.states)} units of up to {int(net.states.max())} states"
-            )
+        if encoder not in get_args(Encoder):
+            raise ValueError(f"Expected an encoder of {', '.join(get_args(Encoder))}, got {encoder!r}")
+        if encoder == "nearest":
+            check_search(net)
         if units not in get_args(VisibleUnits) or not 1 <= bands <= MAX_BANDS:
             raise ValueError(
                 f"Expected units of {', '.join(get_args(VisibleUnits))} and 1 to {MAX_BANDS} bands, got {units!r} and "
@@ -89,6 +89,7 @@ class CellTransform:
 
     @cached_property
     def _codebook(self) -> Codebook:
+        # Made when first asked for: decoding does without.
         return Codebook(self.net, self._values)
 
     def __getstate__(self) -> dict[str, object]:

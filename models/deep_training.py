@@ -1,7 +1,7 @@
 """The stages of a deep codec's training: greedy, joint, unrolled and fine-tuned, each of which can be run by itself.
 
     stack of machines ── pretrain ──▶ DBM ── train_jointly ──▶ DBM ── unroll_dbm ──▶ network ── fine_tune ──▶ codec
-       CD-1, doubled inputs,             mean field, persistent                        backpropagation, hard codes
+       CD-1, doubled inputs,             mean field, persistent         `balance`      backpropagation, hard codes
        centred (`dbm_training`)          chains, centred                               (`fine_tuning`), searched codes
                                                                                        (`nearest_codes`)
 
@@ -12,16 +12,15 @@ tensors (`harmonium.models.tensor_rbm`) sees cells as tensors, and its network k
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise, tee
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from harmonium.models import dbm_training, fine_tuning
+from harmonium.models.balance import balance as balance
 from harmonium.models.cell_transform import Encoder
 from harmonium.models.dbm import DBM
 from harmonium.models.dbm_training import Doubling, JointSchedule, JointState
-from harmonium.models.factored_linear import set_weight
 from harmonium.models.fine_tuning import CodeUnits
 from harmonium.models.nearest_codes import Points, SearchSchedule, can_search, train_decoder
 from harmonium.models.presets import FitOptions
@@ -37,9 +36,6 @@ Lowest = Callable[[Units, Units], Stackable]
 
 _BALANCE_CELLS = 2048
 """Cells that `balance` looks at."""
-
-_LEAST_VARIANCE = 1e-6
-"""Variance of a combination of code units, as a share of the largest, below which it stays small."""
 
 _OFFSET_RATE = 0.05
 """Share of a batch's means in the offsets of centring; without it all units of a layer learn a cell's brightness."""
@@ -151,48 +147,6 @@ def train_deep(
         uncentre_hidden(net)
         expand_factors(net)
     return net
-
-
-@torch.no_grad()
-def balance(net: UnrolledStack, x: Tensor, deviation: float = 1.5) -> None:
-    """Let every binary unit, up and down, get inputs of mean 0 and this deviation on x (cells, visible).
-
-    A machine leaves units that are always on or off, and others that hardly move; through five layers no gradient
-    gets past them. What each unit looks for stays, only its scale and threshold change (LeCun, Bottou, Orr and Müller
-    1998, section 4). Those of the code are made uncorrelated besides, by the rotation that changes them least: bits
-    that say the same are lost, and no gradient tells them apart again. The decoder's last layer is then the linear one
-    with the least squared error, among those that its visible factors can make if it has any.
-    """
-    h = x
-    *between, last = [cast("nn.Linear", layer) for half in (net.encoder, net.decoder) for layer in half]
-    for place, layer in enumerate(between, start=1):
-        if place == len(net.encoder):
-            _decorrelate(layer, h)
-        inputs = layer(h)
-        factor = deviation / inputs.std(0).clamp(min=1e-6)
-        layer.bias.sub_(inputs.mean(0)).mul_(factor)
-        set_weight(layer, layer.weight * factor.unsqueeze(1))
-        h = torch.sigmoid(layer(h))
-        if place == len(net.encoder):
-            h = h.round()
-    # Near 1/2 a logistic unit's mean is 1/2 + input / 4.
-    target = 4 * (x - 0.5) if net.shape.visible == "sigmoid" else x
-    mean, aim = h.mean(0), target.mean(0)
-    centred = (h - mean).double()
-    ridge = len(x) * 1e-3 * torch.eye(h.shape[1], dtype=centred.dtype, device=x.device)
-    solved = torch.linalg.solve(centred.T @ centred + ridge, centred.T @ (target - aim).double())
-    set_weight(last, solved.T.to(x.dtype))
-    last.bias.copy_(aim - last.weight @ mean)
-
-
-def _decorrelate(layer: nn.Linear, h: Tensor) -> None:
-    """Multiply a layer by C^-1/2, where C is the covariance of what it gives on h (cells, units)."""
-    variances, directions = torch.linalg.eigh(torch.cov(layer(h).T.double()))
-    # What hardly varies is rounding, which would be made as loud as the rest.
-    kept = variances.clamp(min=max(float(variances[-1]) * _LEAST_VARIANCE, 1e-12))
-    whitening = (directions * kept.rsqrt() @ directions.T).to(h.dtype)
-    layer.bias.copy_(whitening @ layer.bias)
-    set_weight(layer, whitening @ layer.weight)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ codes of some cells and fitting the decoder to the cells at these codes: k-means
 free centroids, or expectation-maximisation with the single most probable state (Neal and Hinton 1998, section 5).
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -24,14 +25,29 @@ MAX_UNITS = 16
 Points = Callable[[Tensor], Tensor]
 """Visible values (cells, visible) to points (cells, n), between which distortion is the squared distance."""
 
+_MAX_NUMBERS = 1 << 26
+"""Most visible values that all codes decode to together: 256 MiB in float32. A foreign file may ask for far more."""
+
 _DECODED_AT_ONCE = 4096
 _DISTANCES_AT_ONCE = 1 << 22
 """Distances that a search holds at a time: 16 MiB in float32."""
 
 
 def can_search(net: UnrolledStack) -> bool:
-    """Whether all codes of a network can be looked at: its code units have two states, and are few."""
-    return len(net.states) <= MAX_UNITS and bool((net.states == 2).all())
+    """Whether all codes of a network can be looked at: units have two states, and neither they nor values are many."""
+    units = len(net.states)
+    few = units <= MAX_UNITS and net.shape.sizes[0] << units <= _MAX_NUMBERS
+    return few and bool((net.states == 2).all())
+
+
+def check_search(net: UnrolledStack) -> None:
+    """Raise `ValueError` if not all codes of a network can be looked at (`can_search`)."""
+    if not can_search(net):
+        raise ValueError(
+            f"A search for codes needs at most {MAX_UNITS} units of 2 states, whose codes decode to at most "
+            f"{_MAX_NUMBERS} values together; found {len(net.states)} units of {int(net.states.min())} to "
+            f"{int(net.states.max())} states and {net.shape.sizes[0]} visible values: take the network's own encoder"
+        )
 
 
 class Codebook:
@@ -46,11 +62,7 @@ class Codebook:
         ValueError
             If they are too many, or code units have other than two states.
         """
-        if not can_search(net):
-            raise ValueError(
-                f"A search looks at the codes of at most {MAX_UNITS} units of 2 states, found {len(net.states)} of up "
-                f"to {int(net.states.max())}"
-            )
+        check_search(net)
         units = len(net.states)
         shifts = torch.arange(units, device=net.spacing.device)
         numbers = torch.arange(1 << units, device=net.spacing.device)
@@ -64,7 +76,10 @@ class Codebook:
 
     @torch.no_grad()
     def nearest(self, x: Tensor) -> Tensor:
-        """The codes (cells, units) int32 of the points nearest to x (cells, n)."""
+        """The codes (cells, units) int32 of the points nearest to x (cells, n); of equally near ones, the first.
+
+        Distances are compared as far as float32 holds |p|² / 2: nearer ones than its rounding count as equal.
+        """
         at_once = max(1, _DISTANCES_AT_ONCE // len(self.points))
         # |x - p|² / 2 without |x|² / 2, which is the same for all codes.
         found = [
@@ -93,9 +108,9 @@ class SearchSchedule:
     """Step size at the start."""
 
     def __post_init__(self) -> None:
-        if self.rounds < 0 or min(self.steps, self.cells, self.batch) < 1 or not self.learning_rate > 0:
+        if self.rounds < 0 or min(self.steps, self.cells, self.batch) < 1 or not 0 < self.learning_rate < math.inf:
             raise ValueError(
-                f"A search needs rounds >= 0, steps, cells and batch >= 1 and learning_rate > 0, got {self}"
+                f"A search needs rounds >= 0, steps, cells and batch >= 1 and a finite learning_rate > 0, got {self}"
             )
 
 
@@ -122,6 +137,7 @@ def train_decoder(
     FloatingPointError
         As soon as a loss or its gradient is not finite; the weights are those before that step.
     """
+    check_search(net)
     optimiser = torch.optim.Adam(net.decoder.parameters(), lr=schedule.learning_rate, foreach=True)
     total = max(1, schedule.rounds * schedule.steps)
     annealing = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=total)
@@ -134,10 +150,10 @@ def train_decoder(
             optimiser.zero_grad()
             torch.autograd.backward(loss)
             value = float(loss.detach())
-            if not torch.isfinite(loss) or not has_finite_gradient(net.decoder):
+            if not math.isfinite(value) or not has_finite_gradient(net.decoder):
                 raise FloatingPointError(
-                    f"The decoder's training left the finite numbers in round {number} of {schedule.rounds}; lower "
-                    f"the learning rate (now {schedule.learning_rate})"
+                    f"The decoder's training left the finite numbers in round {number + 1} of {schedule.rounds}; "
+                    f"mask cells that are not finite, or lower the learning rate (now {schedule.learning_rate})"
                 )
             optimiser.step()
             annealing.step()

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from harmonium.models import fine_tuning
+from harmonium.models.balance import balance
 from harmonium.models.dbm import DBM
 from harmonium.models.deep_training import (
     Stages,
     StageSchedule,
-    balance,
     binary_stack,
     pretrain,
     train_deep,
