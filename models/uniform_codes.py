@@ -2,7 +2,9 @@
 
 import heapq
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,12 +25,49 @@ _STEPS = 0.02 * 1.15 ** np.arange(36)
 
 
 def step_for_rate(values: Tensor, bits: float) -> float:
-    """The step at which values (cells, units), rounded to its multiples, carry `bits` a cell: by bisection."""
+    """The step at which values (cells, units), rounded to its multiples, carry `bits` a cell: by bisection.
+
+    Counted states of n cells never carry more than log2 n bits a unit. Beyond half of that, the density of each unit is
+    taken from the step at which it carries half: with steps so fine that it is flat within one, each halving adds a bit
+    (Gish and Pierce 1968).
+
+    Raises
+    ------
+    ValueError
+        If a unit would need more states than there are.
+    """
     columns = values.cpu().numpy()
+    countable = math.log2(max(len(columns), 2)) / 2
+    if bits <= countable * columns.shape[1]:
+        return _bisected(partial(_counted, columns), bits)
+    units = [column[:, None] for column in columns.T]
+    finest = [_bisected(partial(_counted, unit), countable) for unit in units]
+
+    def rate(step: float) -> float:
+        counted = (_counted(unit, max(step, least)) for unit, least in zip(units, finest, strict=True))
+        return sum(counted) + sum(max(math.log2(least / step), 0.0) for least in finest)
+
+    step = _bisected(rate, bits)
+    states = float(np.ptp(columns, axis=0).max()) / step + 1
+    if states > MAX_STATES:
+        raise ValueError(
+            f"{bits:g} bits for the {len(units)} code units of a cell need steps so fine that a unit would take "
+            f"{states:.3g} states, expected at most {MAX_STATES}; ask for fewer bits"
+        )
+    return step
+
+
+def _counted(values: NDArray[np.float32], step: float) -> float:
+    """Bits of a cell's code by the states of values (cells, units)."""
+    return entropy(np.rint(values / step))
+
+
+def _bisected(rate: Callable[[float], float], bits: float) -> float:
+    """The least step whose rate, which falls with the step, is not above `bits`; from 1e-6 to 1e6."""
     low, high = 1e-6, 1e6
     for _ in range(28):
         step = math.sqrt(low * high)
-        low, high = (step, high) if entropy(np.rint(columns / step)) > bits else (low, step)
+        low, high = (step, high) if rate(step) > bits else (low, step)
     return high
 
 

@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from harmonium.models.presets import FitOptions
+from harmonium.models.presets.autoencoder import Autoencoder
 from harmonium.models.uniform_codes import best_quantiser, limit_range, open_range, share_bits, step_for_rate
 from harmonium.models.unrolled import StackShape, UnrolledStack
+
+from .tiny_models import blocks, silent
 
 
 @pytest.mark.parametrize(
@@ -49,6 +53,35 @@ def test_the_step_gives_the_rate(bits: float) -> None:
         share = np.unique(column, return_counts=True)[1] / len(column)
         found -= float((share * np.log2(share)).sum())
     assert found == pytest.approx(bits, abs=0.02)
+
+
+@pytest.mark.parametrize("bits", [24.0, 30.0])
+def test_the_step_gives_rates_that_counted_states_cannot_show(bits: float) -> None:
+    """Against the density's closed form, of units of which one never varies; 500 cells show 9 bits a unit."""
+    deviations = np.array([4.0, 1.0, 0.1, 0.0])
+    values = np.random.default_rng(2).normal(size=(500, 4)) * deviations
+    step = step_for_rate(torch.from_numpy(values), bits)
+    entropy = 0.5 * np.log2(2 * np.pi * np.e * deviations[:3] ** 2) - np.log2(step)
+    assert entropy.sum() == pytest.approx(bits, abs=0.5)
+
+
+def test_units_that_never_vary_carry_nothing_at_any_step() -> None:
+    assert 0 < step_for_rate(torch.ones(500, 3), 40.0) < 1e-5
+
+
+def test_rates_for_which_there_are_not_enough_states() -> None:
+    values = torch.from_numpy(np.random.default_rng(2).normal(size=(2000, 3)) * [100.0, 1.0, 0.1])
+    assert 2000 < float(np.ptp(values.numpy()[:, 0])) / step_for_rate(values, 20.0) < 16_384
+    with pytest.raises(ValueError, match=r"42 bits for the 3 code units .* states, expected at most 16384; ask for"):
+        step_for_rate(values, 42.0)
+
+
+def test_an_autoencoder_of_too_high_a_rate_is_refused_instead_of_clipped() -> None:
+    small = Autoencoder(hidden=(24, 16), rounds=(1,))
+    with pytest.raises(ValueError, match="ask for fewer bits"):
+        small.fit(blocks(300, 1, "uint16"), FitOptions(bits=14.0), silent)
+    rich = small.fit(blocks(300, 1, "uint16"), FitOptions(bits=6.0), silent)
+    assert rich.record["held_out"]["bits_per_pixel"] > 4
 
 
 @torch.no_grad()
