@@ -232,8 +232,8 @@ _NOTES = (
     "Vector quantiser: the best at that rate of those that k-means trains (benchmarks.lecture_quantisers), chosen on "
     "cells of the training pictures.",
     "Gaussian bound: reverse water-filling of the picture's own covariance of 8 × 8 pixels, known to both sides.",
-    "The smaller aerial picture seems to have been JPEG-compressed before it was published: at 4 bits JPEG gives it "
-    "back nearly as it is.",
+    "Both pictures seem to have been JPEG files before they were published: at one quality JPEG gives them back nearly "
+    "as they are, and more bits gain nothing.",
     "A preset's own random start goes through the same fine-tuning; `greedy only` and `greedy and joint` are unrolled "
     "machines as they are.",
 )
@@ -278,19 +278,19 @@ def compare(options: argparse.Namespace) -> Report:
 
 
 def _draw(folder: Path, fits: dict[Job, Fit], results: dict[Job, list[tuple[Row, Measured]]]) -> None:
-    eight_bits = [job for job in fits if not job.sentinel]
+    names = dict.fromkeys(job.preset for job in fits if not job.sentinel)
     for index, picture in enumerate(lecture_scenes.pictures()):
         decoded = {
             name: {ratio: results[Job(preset=name, bits=bits)][index][1] for ratio, bits in sorted(RATIOS.items())}
-            for name in dict.fromkeys(job.preset for job in eight_bits)
+            for name in names
         }
         lecture_figures.reconstructions(folder / f"lecture_{picture.name}.png", picture, decoded)
-        for job in eight_bits:
-            # The shortest codes, on the picture whose cells `neighbours` asks for.
-            if index == 0 and job == Job(preset="binary-dbm", bits=min(RATIOS.values())):
-                codes = results[job][index][1].codes
-                path = folder / "lecture_neighbours.png"
-                lecture_figures.neighbours(path, picture, codes, codec=f"{job.preset}, {len(codes)} bits")
+    # The longest codes tell the most cells apart.
+    longest = Job(preset="binary-dbm", bits=max(RATIOS.values()))
+    if longest in results:
+        codes = results[longest][0][1].codes
+        path, codec = folder / "lecture_neighbours.png", f"{longest.preset}, {len(codes)} bits"
+        lecture_figures.neighbours(path, lecture_scenes.pictures()[0], codes, codec=codec)
     at_lowest = [fit for job, fit in fits.items() if not job.sentinel and job.bits == min(RATIOS.values())]
     lecture_figures.learning_curves(folder / "lecture_learning.png", at_lowest)
     if any(fit.job.preset in MACHINES for fit in at_lowest):
