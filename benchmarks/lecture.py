@@ -15,13 +15,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks import common, lecture_figures, lecture_fits, lecture_peers, lecture_scenes, lecture_throughput
 from benchmarks.common import Report, Table, verdict
 from benchmarks.lecture_fits import MACHINES, PRESETS, RATIOS, SENTINEL_BITS, WHOLE, Fit, Job
 from benchmarks.lecture_measure import Distortion, Measured, codes_of, distortion, measure
-from benchmarks.lecture_quantisers import best_quantiser
+from benchmarks.lecture_quantisers import best_quantiser, load_faiss
 from benchmarks.lecture_scenes import Picture
 from benchmarks.orientation import gaussian_bound
 from harmonium.models.quality import psnr
@@ -104,7 +105,7 @@ def measured_peers(folder: Path) -> Iterator[Row]:
                 static=None,
                 neighbour=None,
                 container=None,
-                distortion=Distortion(psnr=float(psnr(torch.tensor(error).numpy(), picture.peak))),
+                distortion=Distortion(psnr=float(psnr(np.array(error), picture.peak))),
             )
 
 
@@ -194,8 +195,9 @@ def goal_table(rows: Sequence[Row]) -> Table:
     for ratio, goals in _GOALS.items():
         for name, goal in goals.items():
             at_rate = [row for row in fixed if (row.bits, row.picture) == (RATIOS[ratio], name)]
-            best = max(at_rate, key=lambda row: row.distortion.psnr)
-            lines.append(_goal_line(f"best, ratio {ratio}, {name}", best, goal))
+            if at_rate:  # `--presets` may have left all of them out
+                best = max(at_rate, key=lambda row: row.distortion.psnr)
+                lines.append(_goal_line(f"best, ratio {ratio}, {name}", best, goal))
     own = [row for row in fixed if (row.codec, row.bits, row.picture) == ("binary-dbm", RATIOS[32], "aero")]
     lines += [_goal_line("binary-dbm, ratio 32, aero", row, _BINARY_GOAL) for row in own]
     return Table(title="Goals", columns=("what", "codec", "dB", "asked", ""), rows=tuple(lines))
@@ -241,8 +243,10 @@ _NOTES = (
 
 def compare(options: argparse.Namespace) -> Report:
     """Fit, measure, draw."""
-    for missing in (lecture_scenes.pictures, lecture_scenes.sentinel_pictures, lecture_scenes.training_windows):
-        missing()  # says at once what is not here, before hours of training
+    # What is not here is said at once, before hours of training.
+    for needed in (lecture_scenes.pictures, lecture_scenes.sentinel_pictures, lecture_scenes.training_windows):
+        needed()
+    load_faiss()
     options.out.mkdir(parents=True, exist_ok=True)
     todo = [job for job in lecture_fits.jobs() if job.preset in options.presets]
     fits = lecture_fits.fit_all(todo, options.work, options.effort, options.processes)

@@ -56,7 +56,7 @@ COLOURS = {
     "pre-trained machines": PURPLE,
     "dithered code, without search": RED,
     "noisy code, without search": "#7a5c3a",
-    "Gray code": "#3aa6b9",
+    "Gray code, without search": "#3aa6b9",
 }
 """Of variants, the same in all panels."""
 

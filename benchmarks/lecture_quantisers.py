@@ -51,12 +51,12 @@ class VectorQuantiser:
 
     def encode(self, cells: Cells) -> NDArray[np.uint8]:
         """Codes (cells, bytes), each of `bits_per_cell` bits and filled up to whole bytes."""
-        codes: NDArray[np.uint8] = _faiss().deserialize_index(self.index).sa_encode(cells)
+        codes: NDArray[np.uint8] = load_faiss().deserialize_index(self.index).sa_encode(cells)
         return codes
 
     def decode(self, codes: NDArray[np.uint8]) -> Cells:
         """Cells of such codes."""
-        cells: Cells = _faiss().deserialize_index(self.index).sa_decode(codes)
+        cells: Cells = load_faiss().deserialize_index(self.index).sa_decode(codes)
         return cells
 
     def code(self, pixels: NDArray[Any]) -> tuple[NDArray[Any], int]:
@@ -73,7 +73,7 @@ def _kmeans(cells: Cells, bits: int, seed: int) -> Any:
     The others are left at what these say of them: a mean of few cells would only copy their noise. Training finds the
     nearest centroid among those of a few neighbouring lists; encoding searches all.
     """
-    faiss = _faiss()
+    faiss = load_faiss()
     components = min(_COMPONENTS, cells.shape[1])
     axes = faiss.PCAMatrix(cells.shape[1], components)
     axes.train(cells)
@@ -98,7 +98,7 @@ def _kmeans(cells: Cells, bits: int, seed: int) -> Any:
 
 def _residual(cells: Cells, bits: int, seed: int) -> Any:
     """Stages of 8 bits for all coordinates, each for what those before leave, encoded by a beam search."""
-    index = _faiss().IndexResidualQuantizer(cells.shape[1], bits // _BYTE, _BYTE)
+    index = load_faiss().IndexResidualQuantizer(cells.shape[1], bits // _BYTE, _BYTE)
     _set_residual(index.rq, seed)
     index.train(cells)
     return index
@@ -106,7 +106,7 @@ def _residual(cells: Cells, bits: int, seed: int) -> Any:
 
 def _product(cells: Cells, bits: int, seed: int) -> Any:
     """8 bits for each group of principal components, groups with products of variances that are alike."""
-    faiss = _faiss()
+    faiss = load_faiss()
     groups = bits // _BYTE
     product = faiss.IndexPQ(cells.shape[1], groups, _BYTE)
     product.pq.cp.seed = seed
@@ -117,7 +117,7 @@ def _product(cells: Cells, bits: int, seed: int) -> Any:
 
 def _rotated_product(cells: Cells, bits: int, seed: int) -> Any:
     """8 bits for each group of coordinates after a rotation that is learned, too (optimised product quantisation)."""
-    faiss = _faiss()
+    faiss = load_faiss()
     groups = bits // _BYTE
     rotation = faiss.OPQMatrix(cells.shape[1], groups)
     rotation.niter, rotation.niter_pq, rotation.niter_pq_0 = 5, 2, 5
@@ -131,7 +131,7 @@ def _rotated_product(cells: Cells, bits: int, seed: int) -> Any:
 
 def _product_residual(cells: Cells, bits: int, seed: int) -> Any:
     """As `_product`, with two residual stages of 8 bits for each group, of twice as many components."""
-    faiss = _faiss()
+    faiss = load_faiss()
     groups = bits // (2 * _BYTE)
     product = faiss.IndexProductResidualQuantizer(cells.shape[1], groups, 2, _BYTE)
     for group in range(groups):
@@ -142,7 +142,7 @@ def _product_residual(cells: Cells, bits: int, seed: int) -> Any:
 
 
 def _balanced_axes(values: int, groups: int) -> Any:
-    axes = _faiss().PCAMatrix(values, values)
+    axes = load_faiss().PCAMatrix(values, values)
     axes.balanced_bins = groups
     return axes
 
@@ -203,7 +203,7 @@ def train_quantisers(cells: Cells, bits_per_cell: int, seed: int) -> Iterator[Ve
     if len(cells) < states:
         raise UsageError(f"Expected a cell for each of {states} states at least, found {len(cells)}; give more cells")
     for name, train in fitting.items():
-        index = _faiss().serialize_index(train(cells, bits_per_cell, seed))
+        index = load_faiss().serialize_index(train(cells, bits_per_cell, seed))
         yield VectorQuantiser(name=name, bits_per_cell=bits_per_cell, index=index)
 
 
@@ -231,7 +231,8 @@ def _cells(count: int, seed: int) -> Cells:
     return cells
 
 
-def _faiss() -> ModuleType:
+def load_faiss() -> ModuleType:
+    """The package faiss; `Skipped` if it is not installed."""
     try:
         import faiss
     except ImportError as error:

@@ -266,7 +266,7 @@ def search(network: Network, cells: int) -> list[Work]:
 
 
 def _ready(network: Network, batch: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    return list(network.cells(_BATCHES * batch).to(dtype).split(batch))  # type: ignore[no-untyped-call]
+    return list(torch.split(network.cells(_BATCHES * batch).to(dtype), batch))
 
 
 def _autocast(dtype: torch.dtype) -> Any:

@@ -7,12 +7,13 @@ import pytest
 
 pytest.importorskip("benchmarks", reason="no folder benchmarks/: it is not part of the wheel")
 
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import lecture_fits, lecture_scenes
 from benchmarks.common import Skipped
 from benchmarks.lecture_fits import MACHINES, PRESETS, RATIOS, WHOLE, Job, preset_of
-from benchmarks.lecture_measure import codes_of, distortion, measure
+from benchmarks.lecture_measure import Distortion, codes_of, distortion, measure
 from benchmarks.lecture_scenes import Picture, cells_at_random, to_8_bits, whole_cells
 from harmonium.models import presets
 from harmonium.models.deep_training import Stages
@@ -121,3 +122,25 @@ def test_what_is_measured_was_not_trained_on() -> None:
         assert picture.pixels.shape[1] % 8 == picture.pixels.shape[2] % 8 == 0
     shares = [share for _, share in lecture_scenes.training_pictures()]
     assert sum(shares) == pytest.approx(1)
+
+
+def test_goals_are_those_of_the_presets_that_were_asked_for() -> None:
+    lecture = pytest.importorskip("benchmarks.lecture")
+    row = lecture.Row(
+        picture="aero",
+        codec="binary-dbm",
+        variant=WHOLE,
+        bits=0.25,
+        used=0.25,
+        static=0.25,
+        neighbour=0.25,
+        container=56,
+        distortion=Distortion(psnr=26.0),
+    )
+    found = lecture.goal_table([row, replace(row, codec="autoencoder", distortion=Distortion(psnr=40.0))]).rows
+    assert [(line[0], line[2], line[4]) for line in found] == [
+        ("best, ratio 32, aero", "26.00", "pass"),
+        ("binary-dbm, ratio 32, aero", "26.00", "pass"),
+    ]
+    assert lecture.goal_table([replace(row, distortion=Distortion(psnr=23.9))]).rows[-1][-1] == "FAIL"
+    assert lecture.goal_table([]).rows == ()
