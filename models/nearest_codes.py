@@ -2,8 +2,8 @@
 
     k(x) = argmin_k |x - decode(k)|²        over all 2^K states of K binary code units, K <= 16
 
-An encoder network only guesses this code; through hard units it also learns badly which codes to use, and leaves most
-of them unused. Where they can be enumerated, they are found by looking at all. Training alternates between finding the
+An encoder network only guesses this code, and learns badly through hard units which codes to use. Where they can be
+enumerated, they are found by looking at all. Training alternates between finding the
 codes of some cells and fitting the decoder to the cells at these codes: k-means (Lloyd 1982) with a network in place of
 free centroids, or expectation-maximisation with the single most probable state (Neal and Hinton 1998, section 5).
 """

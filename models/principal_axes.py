@@ -50,7 +50,7 @@ class PrincipalAxes:
         With the exponent w of `whitening`, 0 leaves variances, 1 makes them 1.
         """
         variances, directions = torch.linalg.eigh(torch.cov(x.T.double()))
-        return cls._scaled(x, directions.flip(1), variances.flip(0), whitening)
+        return cls._along(x, directions.flip(1), variances.flip(0), whitening)
 
     @classmethod
     @torch.no_grad()
@@ -72,10 +72,11 @@ class PrincipalAxes:
             own = torch.linalg.eigh(_partial_trace(covariance, mode)).eigenvectors.flip(1)
             directions = torch.kron(directions, own)
         covariance = covariance.reshape(directions.shape)
-        return cls._scaled(x, directions, (directions * (covariance @ directions)).sum(0), whitening)
+        return cls._along(x, directions, (directions * (covariance @ directions)).sum(0), whitening)
 
     @classmethod
-    def _scaled(cls, x: Tensor, directions: Tensor, variances: Tensor, whitening: float) -> Self:
+    def _along(cls, x: Tensor, directions: Tensor, variances: Tensor, whitening: float) -> Self:
+        """Axes of x (cells, visible) along directions (visible, visible), orthonormal, of variances (visible,)."""
         # Cells that are all alike have no axes: any orthonormal ones will do.
         least = max(_FLOOR * float(variances.max()), torch.finfo(torch.float32).tiny)
         variances = variances.clamp(min=least)
