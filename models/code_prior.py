@@ -18,7 +18,7 @@ from harmonium.errors import PayloadError
 Codes = NDArray[np.int32]
 """(units, cells), unit u in 0 ... states[u] - 1."""
 
-_TABLE_BITS = 20
+TABLE_BITS = 20
 """Frequencies of a table sum to 2^20: exact in float64, and below constriction's own precision of 24 bits."""
 
 _TAIL_SHARE = 1 / 128
@@ -113,10 +113,10 @@ class StaticTables:
         """
         self._frequencies = [np.ascontiguousarray(f, dtype=np.int64) for f in frequencies]
         for unit, f in enumerate(self._frequencies):
-            if f.ndim != 1 or f.size < 1 or int(f.min()) < 1 or int(f.sum()) != 1 << _TABLE_BITS:
+            if f.ndim != 1 or f.size < 1 or int(f.min()) < 1 or int(f.sum()) != 1 << TABLE_BITS:
                 smallest = f.min() if f.size else "none"
                 raise ValueError(
-                    f"Table of code unit {unit}: expected frequencies of at least 1 that sum to {1 << _TABLE_BITS}, "
+                    f"Table of code unit {unit}: expected frequencies of at least 1 that sum to {1 << TABLE_BITS}, "
                     f"found shape {f.shape} that sums to {f.sum()}, the smallest {smallest}"
                 )
         self.states = tuple(len(f) for f in self._frequencies)
@@ -133,7 +133,7 @@ class StaticTables:
     @cached_property
     def _models(self) -> list[object]:
         # A unit of one state carries no information, and constriction asks for two.
-        total = float(1 << _TABLE_BITS)
+        total = float(1 << TABLE_BITS)
         return [
             constriction.stream.model.Categorical(f / total, perfect=False) if len(f) > 1 else None
             for f in self._frequencies
@@ -179,7 +179,7 @@ class StaticTables:
         """Bits that these codes (units, cells) carry under the tables, before any rounding to bytes."""
         total = 0.0
         for row, f in zip(codes, self._frequencies, strict=True):
-            total += float((_TABLE_BITS - np.log2(f[row])).sum())
+            total += float((TABLE_BITS - np.log2(f[row])).sum())
         return total
 
     def to_arrays(self) -> dict[str, NDArray[np.int64]]:
@@ -193,9 +193,9 @@ def _learn_table(row: NDArray[np.int32], states: int) -> NDArray[np.int64]:
     decay = 2.0 * float(np.abs(row - centre).mean()) + 0.5
     tail = np.exp(-np.abs(np.arange(states) - centre) / decay)
     mass = (1 - _TAIL_SHARE) * np.bincount(row, minlength=states) / len(row) + _TAIL_SHARE * tail / tail.sum()
-    spare = (1 << _TABLE_BITS) - states
+    spare = (1 << TABLE_BITS) - states
     frequencies = 1 + np.floor(mass * spare).astype(np.int64)
-    frequencies[np.argmax(frequencies)] += (1 << _TABLE_BITS) - int(frequencies.sum())
+    frequencies[np.argmax(frequencies)] += (1 << TABLE_BITS) - int(frequencies.sum())
     return cast("NDArray[np.int64]", frequencies)
 
 

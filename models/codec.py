@@ -9,8 +9,7 @@ A chunk is decoded again as soon as it is encoded, from the very bytes that will
 measured and put beside them.
 """
 
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,39 +17,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from harmonium.errors import PayloadError
 from harmonium.models.block_transform import BlockTransform
 from harmonium.models.cells import CELL, cell_grid
-from harmonium.models.code_prior import CodePrior
-from harmonium.models.payload import (
-    MAX_BANDS,
-    MAX_PIXELS,
-    Mode,
-    Payload,
-    classify,
-    native_fill,
-    pack_mask,
-    packed_size,
-    put_special,
-    unpack,
-    unpack_mask,
+from harmonium.models.chunk_codec import (
+    Encoded,
+    check_pixels,
+    keep_data_apart,
+    plain_codes,
+    plain_pixels,
+    unpack_for,
 )
-from harmonium.models.quality import Quality, measure
+from harmonium.models.code_prior import CodePrior
+from harmonium.models.payload import Mode, Payload, classify, pack_mask, packed_size, unpack_mask
+from harmonium.models.quality import measure, unmeasured
 from harmonium.models.radiometry import Pixels, Radiometry
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Encoded:
-    """A chunk after encoding, and what it decodes to."""
-
-    payload: bytes
-    """The bytes to store."""
-
-    quality: Quality
-    """What was measured by decoding them; the same numbers stand in the payload."""
-
-    decoded: Pixels
-    """What they decode to."""
+from harmonium.models.targets import Target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,40 +58,39 @@ class Codec:
                 f"{len(self.transform.states)}; make both from the same fit"
             )
 
+    @property
+    def targets(self) -> bool:
+        """See `ChunkCodec`."""
+        return False
+
+    @property
+    def units(self) -> int:
+        """See `ChunkCodec`."""
+        return len(self.transform.states)
+
+    @property
+    def code_type(self) -> str:
+        """See `ChunkCodec`."""
+        return np.min_scalar_type(max(self.transform.states) - 1).name
+
+    @property
+    def description(self) -> str:
+        """See `ChunkCodec`."""
+        return f"{self.units} code units, {self.prior.kind}"
+
     @torch.inference_mode()
-    def compress(self, pixels: Pixels, fill: float) -> Encoded:
-        """Encode one chunk, decode it again, and measure.
-
-        Parameters
-        ----------
-        pixels
-            (bands, height, width) in the native type.
-        fill
-            Pixels of this value carry no data: they come back exactly, and no other pixel comes back as this value. So
-            do NaN and infinities, whatever the fill value. One that the native type cannot hold marks no pixel.
-
-        Raises
-        ------
-        ValueError
-            If the chunk has other bands or another type than the codec was made for, or no pixels, or too many.
-        """
-        bands = self.radiometry.bands
-        if pixels.ndim != 3 or len(pixels) != bands or pixels.dtype != self.radiometry.dtype:
+    def compress(self, pixels: Pixels, fill: float, target: Target | None = None) -> Encoded:
+        """See `ChunkCodec.compress`."""
+        check_pixels(pixels, self.radiometry)
+        if target is not None:
             raise ValueError(
-                f"This codec takes chunks of {bands} bands of {self.radiometry.dtype}, got shape {pixels.shape} of "
-                f"{pixels.dtype}; fit a model for such data"
-            )
-        if bands > MAX_BANDS or not 1 <= pixels.size <= MAX_PIXELS:
-            raise ValueError(
-                f"A chunk has at most {MAX_BANDS} bands and 1 to {MAX_PIXELS} values, got shape {pixels.shape}; choose "
-                "other chunks"
+                f"This model's rate was chosen when it was fitted, found the target {target}; leave it out, or use a "
+                "model of the preset transform"
             )
         classes = classify(pixels, fill)
         valid = np.ones(pixels.shape, np.bool_) if classes is None else classes == 0
-        mode, codes = self._encode(pixels, valid, classes)
+        mode, codes = plain_codes(pixels, valid, classes) or self._encode(pixels, valid, classes)
         mask, planes = pack_mask(classes)
-        nbytes = packed_size(bands, mask, codes)
-        decoded = self._reconstruct(mode, codes, pixels.shape, classes, fill)
         payload = Payload(
             mode=mode,
             dtype=self.radiometry.dtype,
@@ -119,69 +99,29 @@ class Codec:
             mask=mask,
             mask_planes=planes,
             codes=codes,
-            quality=measure(pixels, decoded, valid, nbytes),
+            quality=unmeasured(len(pixels)),
         )
-        return Encoded(payload=payload.pack(), quality=payload.quality, decoded=decoded)
+        decoded = self._reconstruct(payload, classes)
+        quality = measure(pixels, decoded, valid, packed_size(len(pixels), mask, codes))
+        return Encoded(payload=replace(payload, quality=quality).pack(), quality=quality, decoded=decoded)
 
     @torch.inference_mode()
     def decompress(self, data: bytes, shape: tuple[int, int, int] | None = None) -> Pixels:
-        """Pixels (bands, height, width) of a payload.
-
-        Parameters
-        ----------
-        data
-            The payload.
-        shape
-            (bands, height, width) that the caller expects. Without it, a few foreign bytes may ask for the memory of
-            `MAX_PIXELS` values.
-
-        Raises
-        ------
-        PayloadError
-            If the payload is damaged, of an unknown version, of another shape than expected, or was not made by a
-            codec for such chunks.
-        """
-        payload = self._unpack(data, shape)
-        return self._reconstruct(payload.mode, payload.codes, payload.shape, unpack_mask(payload), payload.fill)
+        """See `ChunkCodec.decompress`."""
+        payload = unpack_for(self.radiometry, data, shape)
+        return self._reconstruct(payload, unpack_mask(payload))
 
     def codes(self, data: bytes, shape: tuple[int, int, int] | None = None) -> NDArray[np.int32]:
-        """Integer codes (units, cell_rows, cell_columns) of a payload; zeros where no pixel was coded.
-
-        `shape` is that of the chunk in pixels, and checked, as in `decompress`.
-
-        Raises
-        ------
-        PayloadError
-            As `decompress`.
-        """
-        payload = self._unpack(data, shape)
+        """See `ChunkCodec.codes`."""
+        payload = unpack_for(self.radiometry, data, shape)
         rows, columns = cell_grid(*payload.shape[1:])
         if payload.mode is not Mode.LEARNED:
-            return np.zeros((len(self.transform.states), rows, columns), np.int32)
+            return np.zeros((self.units, rows, columns), np.int32)
         return self._decode_codes(payload.codes, rows, columns, unpack_mask(payload))
-
-    def _unpack(self, data: bytes, shape: tuple[int, int, int] | None) -> Payload:
-        payload = unpack(data)
-        if shape is not None and payload.shape != tuple(shape):
-            raise PayloadError(
-                f"Expected a chunk of shape {tuple(shape)}, the payload's header says {payload.shape}; the chunk is "
-                "damaged, or lies in the wrong place"
-            )
-        if payload.shape[0] != self.radiometry.bands or payload.dtype != self.radiometry.dtype:
-            raise PayloadError(
-                f"The payload holds {payload.shape[0]} bands of {payload.dtype}, the model is for "
-                f"{self.radiometry.bands} of {self.radiometry.dtype}; the chunk is damaged, or was written with "
-                "another model"
-            )
-        return payload
 
     def _encode(
         self, pixels: Pixels, valid: NDArray[np.bool_], classes: NDArray[np.uint8] | None
     ) -> tuple[Mode, bytes]:
-        if classes is not None and not valid.any():
-            return Mode.EMPTY, b""
-        if (constant := _constant_bands(pixels, valid)) is not None:
-            return Mode.CONSTANT, constant.astype("<f8").tobytes()
         values = self.radiometry.normalise(pixels)
         if classes is not None:
             values = _fill_smoothly(values, torch.from_numpy(valid))
@@ -199,42 +139,15 @@ class Codec:
         codes[:, occupied] = self.prior.decode(data, int(np.count_nonzero(occupied)))
         return codes.reshape(-1, rows, columns)
 
-    def _reconstruct(
-        self, mode: Mode, codes: bytes, shape: tuple[int, ...], classes: NDArray[np.uint8] | None, fill: float
-    ) -> Pixels:
-        bands, height, width = shape
-        dtype = np.dtype(self.radiometry.dtype)
-        if mode is Mode.LEARNED:
+    def _reconstruct(self, payload: Payload, classes: NDArray[np.uint8] | None) -> Pixels:
+        _, height, width = payload.shape
+        if payload.mode is Mode.LEARNED:
             rows, columns = cell_grid(height, width)
-            states = torch.from_numpy(self._decode_codes(codes, rows, columns, classes))
+            states = torch.from_numpy(self._decode_codes(payload.codes, rows, columns, classes))
             pixels = self.radiometry.restore(self.transform.decode(states, height, width))
         else:
-            expected = bands * 8 if mode is Mode.CONSTANT else 0
-            if len(codes) != expected or (mode is Mode.EMPTY and (classes is None or (classes == 0).any())):
-                raise PayloadError(
-                    f"A chunk of mode {mode.name} has {expected} bytes of codes, found {len(codes)}, and an EMPTY "
-                    "one a mask of all its pixels; the chunk is damaged"
-                )
-            constant = np.frombuffer(codes, "<f8") if mode is Mode.CONSTANT else np.zeros(bands)
-            with np.errstate(all="ignore"):
-                native = constant.astype(dtype)
-            if not (native == constant).all():
-                raise PayloadError(f"The constants {constant} are not {dtype} values; the chunk is damaged")
-            pixels = np.broadcast_to(native[:, None, None], shape).copy()
-        return _keep_data_apart(pixels, classes, fill)
-
-
-def _constant_bands(pixels: Pixels, valid: NDArray[np.bool_]) -> NDArray[np.float64] | None:
-    """The one value that each band has where it is valid, (bands,), or None if a band has several."""
-    constants = np.zeros(len(pixels))
-    for band, (values, mask) in enumerate(zip(pixels, valid, strict=True)):
-        inside = values[mask] if not mask.all() else values.reshape(-1)
-        if inside.size:
-            # One look at the first row spares most chunks a pass over all their pixels.
-            if (inside[: values.shape[1]] != inside[0]).any() or (inside != inside[0]).any():
-                return None
-            constants[band] = inside[0]
-    return constants
+            pixels = plain_pixels(payload, classes)
+        return keep_data_apart(pixels, classes, payload.fill)
 
 
 def _occupied(classes: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -254,24 +167,3 @@ def _fill_smoothly(values: Tensor, valid: Tensor) -> Tensor:
     mean = F.avg_pool2d(kept, CELL, ceil_mode=True) / F.avg_pool2d(weight, CELL, ceil_mode=True).clamp(min=1e-6)
     spread = mean.repeat_interleave(CELL, dim=1).repeat_interleave(CELL, dim=2)
     return torch.where(valid, values, spread[:, : values.shape[1], : values.shape[2]])
-
-
-def _keep_data_apart(pixels: Pixels, classes: NDArray[np.uint8] | None, fill: float) -> Pixels:
-    """Put the masked values in, and move data that happens to equal the fill value to its neighbour."""
-    value = native_fill(fill, pixels.dtype)
-    if value is not None:
-        collides = pixels == value
-        if collides.any():
-            pixels[collides] = _neighbour(value, pixels.dtype)
-    if classes is not None:
-        put_special(pixels, classes, fill)
-    return pixels
-
-
-def _neighbour(value: np.generic, dtype: np.dtype[Any]) -> np.generic:
-    """The value next above `value`, or next below the type's largest."""
-    if dtype.kind == "f":
-        towards = np.inf if value < np.finfo(dtype).max else -np.inf
-        return cast("np.generic", np.nextafter(value, dtype.type(towards)))
-    step = 1 if int(value) < np.iinfo(dtype).max else -1
-    return cast("np.generic", dtype.type(int(value) + step))

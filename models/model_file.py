@@ -23,8 +23,13 @@ from torch import Tensor
 
 from harmonium.errors import ModelError
 from harmonium.models import code_prior, presets
+from harmonium.models.block_transform import BlockTransform
+from harmonium.models.chunk_codec import ChunkCodec
+from harmonium.models.code_prior import CodePrior
 from harmonium.models.codec import Codec
+from harmonium.models.detail_coding import DetailModel
 from harmonium.models.radiometry import Radiometry
+from harmonium.models.transform_codec import TransformCodec
 
 FORMAT = 1
 
@@ -51,7 +56,7 @@ class GroupModel:
     resolution: float | None
     """Pixel size in units of the CRS, None where the training scenes had no georeference."""
 
-    codec: Codec
+    codec: ChunkCodec
     """The codec itself."""
 
     training: Mapping[str, Any]
@@ -86,17 +91,18 @@ def to_bytes(groups: Mapping[str, GroupModel]) -> bytes:
     header: dict[str, Any] = {"format": FORMAT, "groups": {}}
     for name, group in groups.items():
         _check_group_name(name)
-        for key, tensor in group.codec.transform.to_tensors().items():
+        transform, prior = _parts(group.codec)
+        for key, tensor in transform.to_tensors().items():
             tensors[f"{name}/transform/{key}"] = tensor.cpu()
-        for key, array in group.codec.prior.to_arrays().items():
+        for key, array in (prior.to_arrays() if prior else {}).items():
             tensors[f"{name}/prior/{key}"] = _narrow(array)
         header["groups"][name] = {
             "preset": group.preset,
             "bands": list(group.bands),
             "resolution": group.resolution,
             "radiometry": asdict(group.codec.radiometry),
-            "transform": group.codec.transform.to_spec(),
-            "prior": group.codec.prior.kind,
+            "transform": transform.to_spec(),
+            "prior": prior.kind if prior else CONTEXT,
             "training": dict(group.training),
         }
     # One key only: safetensors keeps metadata in a hash map, whose order is not the same from run to run.
@@ -131,6 +137,20 @@ def from_bytes(data: bytes) -> ModelFile:
 def make(groups: Mapping[str, GroupModel]) -> ModelFile:
     """A model file of these groups."""
     return from_bytes(to_bytes(groups))
+
+
+CONTEXT = "context"
+"""In place of a prior's kind: the transform's networks choose the tables."""
+
+
+def _parts(codec: ChunkCodec) -> tuple[BlockTransform | DetailModel, CodePrior | None]:
+    """What a model file keeps of a codec beside its radiometry."""
+    match codec:
+        case TransformCodec(model=model):
+            return model, None
+        case Codec(transform=transform, prior=prior):
+            return transform, prior
+    raise TypeError(f"Model files hold Codec and TransformCodec, not {type(codec).__name__}")
 
 
 def _narrow(array: np.ndarray[Any, np.dtype[np.int64]]) -> Tensor:
@@ -213,11 +233,9 @@ def _load_group(spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Group
     resolution = _typed(spec, "resolution", float, int, type(None))
     if resolution is not None and not 0 < resolution < math.inf:
         raise ValueError(f"Expected a resolution above 0, found {resolution}")
-    codec = Codec(
-        radiometry=radiometry,
-        transform=presets.get(name).load(_typed(spec, "transform", dict), _below(tensors, "transform/")),
-        prior=code_prior.from_arrays(_typed(spec, "prior", str), _prior_arrays(tensors)),
-    )
+    transform = presets.get(name).load(_typed(spec, "transform", dict), _below(tensors, "transform/"))
+    prior, arrays = _typed(spec, "prior", str), _prior_arrays(tensors)
+    codec = make_codec(radiometry, transform, None if prior == CONTEXT else code_prior.from_arrays(prior, arrays))
     return GroupModel(
         preset=name,
         bands=bands,
@@ -225,6 +243,23 @@ def _load_group(spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Group
         codec=codec,
         training=_typed(spec, "training", dict),
     )
+
+
+def make_codec(radiometry: Radiometry, transform: BlockTransform | DetailModel, prior: CodePrior | None) -> ChunkCodec:
+    """The codec of what a preset learned.
+
+    Raises
+    ------
+    ValueError
+        If the parts do not fit each other.
+    """
+    if isinstance(transform, DetailModel):
+        if prior is not None:
+            raise ValueError(f"The preset transform has no prior of its own, found {prior.kind!r}")
+        return TransformCodec(radiometry=radiometry, model=transform)
+    if prior is None:
+        raise ValueError(f"A {type(transform).__name__} needs a prior, found none")
+    return Codec(radiometry=radiometry, transform=transform, prior=prior)
 
 
 def _load_radiometry(spec: Mapping[str, Any]) -> Radiometry:

@@ -6,6 +6,8 @@
     codes    `code_bytes`
     residual `residual_bytes`, 0 in version 1
 
+Version 2 is version 1 with more modes and a residual; modes of version 1 are written as such.
+
 Every length is checked against the bytes at hand before anything is allocated.
 """
 
@@ -23,7 +25,8 @@ from harmonium.errors import PayloadError
 from harmonium.models.quality import Quality
 from harmonium.models.radiometry import DTYPES, Pixels
 
-VERSION = 1
+VERSIONS = (1, 2)
+"""Versions that are read."""
 
 # version, mode, dtype, mask planes; bands, reserved; height, width; mask, code and residual bytes; fill value
 _HEADER = struct.Struct("<BBBB HH II III d")
@@ -45,6 +48,17 @@ class Mode(IntEnum):
 
     LEARNED = 2
     """The code section holds the codes of the model's transform, coded by its prior."""
+
+    TRANSFORM = 3
+    """The code section holds wavelet details (`transform_section`). A residual, if there is one, bounds the error."""
+
+    DEFLATED = 4
+    """The code section holds the pixels without loss, deflated."""
+
+    @property
+    def version(self) -> int:
+        """The first version of payloads that has it."""
+        return 1 if self <= Mode.LEARNED else 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +86,9 @@ class Payload:
     codes: bytes
     """Code section."""
 
+    residual: bytes = b""
+    """Residual section."""
+
     quality: Quality
     """What was measured when the chunk was made; `nbytes` is the length of the whole payload."""
 
@@ -79,7 +96,7 @@ class Payload:
         """The bytes that are stored."""
         bands, height, width = self.shape
         header = _HEADER.pack(
-            VERSION,
+            self.mode.version,
             self.mode,
             DTYPES.index(self.dtype),
             # A plane for each band is written as 2: the number of bands itself may not fit one byte.
@@ -90,19 +107,19 @@ class Payload:
             width,
             len(self.mask),
             len(self.codes),
-            0,
+            len(self.residual),
             self.fill,
         )
         table = np.empty(bands, dtype=_BAND)
         table["count"] = self.quality.count
         table["squared_error"] = self.quality.squared_error
         table["max_error"] = self.quality.max_error
-        return header + table.tobytes() + self.mask + self.codes
+        return header + table.tobytes() + self.mask + self.codes + self.residual
 
 
-def packed_size(bands: int, mask: bytes, codes: bytes) -> int:
+def packed_size(bands: int, *sections: bytes) -> int:
     """Length in bytes of a payload with these sections."""
-    return _HEADER.size + bands * _BAND.itemsize + len(mask) + len(codes)
+    return _HEADER.size + bands * _BAND.itemsize + sum(map(len, sections))
 
 
 def unpack(data: bytes) -> Payload:
@@ -115,21 +132,23 @@ def unpack(data: bytes) -> Payload:
     """
     if len(data) < _HEADER.size:
         raise PayloadError(f"A payload has at least {_HEADER.size} bytes, found {len(data)}; the chunk is truncated")
-    if data[0] != VERSION:
+    if data[0] not in VERSIONS:
         raise PayloadError(
-            f"Payload version {data[0]}; this harmonium reads version {VERSION}: upgrade it, or the bytes are damaged"
+            f"Payload version {data[0]}; this harmonium reads versions {VERSIONS[0]} to {VERSIONS[-1]}: upgrade it, or "
+            "the bytes are damaged"
         )
-    _, mode, dtype, planes, bands, reserved, height, width, n_mask, n_codes, n_residual, fill = _HEADER.unpack_from(
-        data
+    version, mode, dtype, planes, bands, reserved, height, width, n_mask, n_codes, n_residual, fill = (
+        _HEADER.unpack_from(data)
     )
-    if mode not in set(Mode) or dtype >= len(DTYPES) or planes > 2 or reserved or n_residual:
+    known = mode in set(Mode) and Mode(mode).version == version
+    if not known or dtype >= len(DTYPES) or planes > 2 or reserved or (n_residual and mode != Mode.TRANSFORM):
         raise PayloadError(
             f"Payload header claims mode {mode}, dtype {dtype}, mask planes {planes}, reserved {reserved}, residual of "
-            f"{n_residual} bytes: none of these exists in version {VERSION}; the chunk is damaged"
+            f"{n_residual} bytes: none of these exists in version {version}; the chunk is damaged"
         )
     if not 1 <= bands <= MAX_BANDS or not 1 <= bands * height * width <= MAX_PIXELS:
         raise PayloadError(f"Payload header claims {bands} bands of {height} × {width} pixels; the chunk is damaged")
-    expected = _HEADER.size + bands * _BAND.itemsize + n_mask + n_codes
+    expected = _HEADER.size + bands * _BAND.itemsize + n_mask + n_codes + n_residual
     if len(data) != expected or (planes == 0) != (n_mask == 0):
         raise PayloadError(f"Payload should have {expected} bytes, found {len(data)}; the chunk is damaged")
     table = np.frombuffer(data, dtype=_BAND, count=bands, offset=_HEADER.size)
@@ -141,7 +160,8 @@ def unpack(data: bytes) -> Payload:
         fill=fill,
         mask=data[start : start + n_mask],
         mask_planes=bands if planes == 2 else planes,
-        codes=data[start + n_mask :],
+        codes=data[start + n_mask : start + n_mask + n_codes],
+        residual=data[start + n_mask + n_codes :],
         quality=Quality(
             nbytes=len(data),
             count=table["count"].astype(np.int64),

@@ -35,6 +35,11 @@ class Quality:
         """10 log10(peak² / MSE) in dB, (bands,); infinite where every pixel is exact."""
         return psnr(self.mse, peak)
 
+    def psnr_together(self, peak: float) -> float:
+        """PSNR in dB of all bands together; NaN where no pixel carries data."""
+        count = int(self.count.sum())
+        return float(psnr(np.array(self.squared_error.sum() / count), peak)) if count else float("nan")
+
     @property
     def bits_per_pixel(self) -> float:
         """Bits per pixel and band that carries data; NaN where none does."""
@@ -49,6 +54,11 @@ class Quality:
             squared_error=self.squared_error + other.squared_error,
             max_error=np.maximum(self.max_error, other.max_error),
         )
+
+
+def unmeasured(bands: int) -> Quality:
+    """Of a chunk that nothing was measured of yet."""
+    return Quality(nbytes=0, count=np.zeros(bands, np.int64), squared_error=np.zeros(bands), max_error=np.zeros(bands))
 
 
 def measure(original: Pixels, decoded: Pixels, valid: NDArray[np.bool_], nbytes: int) -> Quality:

@@ -24,7 +24,6 @@ from rasterio.crs import CRS
 
 from harmonium.errors import HarmoniumError, SceneError, UsageError
 from harmonium.models import model_file, presets
-from harmonium.models.codec import Codec
 from harmonium.models.model_file import GroupModel, ModelFile
 from harmonium.models.preset_settings import with_settings
 from harmonium.models.presets import FitOptions, Report
@@ -37,8 +36,8 @@ from harmonium.pipeline.stats import BandStats, valid_mask
 from harmonium.pipeline.torch_threads import single_threaded
 from harmonium.pipeline.windows import LONLAT, Bbox, moved, parse_crs, window_of
 
-SAMPLE_BLOCKS = 60_000
-"""Blocks that a training sees, over all scenes."""
+SAMPLE_PIXELS = 60_000 * 64
+"""Pixels of a band that blocks are drawn for, over all scenes."""
 
 MAX_TILES = 64
 """Tiles that are read for them, at the most, however many scenes there are."""
@@ -188,7 +187,7 @@ def _job(
             scene_id=scene_id,
             group=group,
             tile=tile,
-            blocks=-(-SAMPLE_BLOCKS * tile.width * tile.height // total_pixels),
+            blocks=-(-SAMPLE_PIXELS * tile.width * tile.height // (total_pixels * patch**2)),
             patch=patch,
             seed=options.seed,
         )
@@ -267,7 +266,7 @@ def train_group(
         raise
     except ValueError as error:
         raise SceneError(f"Group {name}: {error}") from error
-    codec = Codec(radiometry=fitted.radiometry, transform=fitted.transform, prior=fitted.prior)
+    codec = model_file.make_codec(fitted.radiometry, fitted.transform, fitted.prior)
     group = GroupModel(
         preset=preset,
         bands=bands,

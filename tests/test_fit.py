@@ -36,7 +36,7 @@ QUICK = fit_options(effort=0.002)
 
 @pytest.fixture(autouse=True)
 def _small_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline_fit, "SAMPLE_BLOCKS", 2000)
+    monkeypatch.setattr(pipeline_fit, "SAMPLE_PIXELS", 2000 * 64)
 
 
 def quick_fit(scenes: list[Scene], executor: Executor | None = None, seed: int = 0) -> ModelFile:

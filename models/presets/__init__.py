@@ -16,6 +16,7 @@ from torch import Tensor
 
 from harmonium.models.block_transform import BlockTransform
 from harmonium.models.code_prior import CodePrior
+from harmonium.models.detail_coding import DetailModel
 from harmonium.models.radiometry import Radiometry
 
 Blocks = NDArray[Any]
@@ -60,11 +61,11 @@ class Fitted:
     radiometry: Radiometry
     """What pixel values mean to the transform."""
 
-    transform: BlockTransform
-    """Pixels ⇄ codes, on the CPU."""
+    transform: BlockTransform | DetailModel
+    """Pixels ⇄ codes, on the CPU; of the preset `transform`, its networks and tables."""
 
-    prior: CodePrior
-    """Codes ⇄ bytes."""
+    prior: CodePrior | None
+    """Codes ⇄ bytes; None where the transform's networks choose tables."""
 
     record: Mapping[str, Any]
     """How it was learned and what it gives on blocks held out: JSON values, no times."""
@@ -88,7 +89,7 @@ class Preset(Protocol):
             If the blocks are too few, or of a type that the preset does not code.
         """
 
-    def load(self, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> BlockTransform:
+    def load(self, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> BlockTransform | DetailModel:
         """Inverse of the transform's `to_spec` and `to_tensors`.
 
         Raises

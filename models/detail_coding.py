@@ -1,0 +1,320 @@
+"""A chunk's planes of details ⇄ bytes: level by level, from the coarsest, each predicted from what is known by then.
+
+    low band, by differences ──▶ level 5 ──▶ low band ──▶ level 4 ──▶ ... ──▶ level 0 ──▶ bands
+                                   │ plane by plane, step by step:
+                                   └ features, trunk, head ── tables ── numbers
+
+Encoder and decoder do the same in the same whole numbers. An encoder knows all numbers of a level, and so runs its
+network over all planes at once; a decoder, plane by plane.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from harmonium.errors import PayloadError
+from harmonium.models import plane_rotation, subbands
+from harmonium.models.context_network import PLANES_BEFORE, SIXTEENTHS, STEP_ORDER, companded, features
+from harmonium.models.integer_network import IntegerLevel
+from harmonium.models.scale_tables import LARGEST_INDEX, PER_OCTAVE, RESTORED, SYMBOLS, TABLES
+from harmonium.models.subbands import CLASSES, LEVELS, level_class
+from harmonium.models.symbol_coding import Choice, Numbers, Reader, Tables, Writer, choose, choose_from, symbols_of
+from harmonium.models.wavelet import DETAILS
+
+_PLANES_AT_ONCE = 4
+"""Of an encoder, which bounds its memory."""
+
+_LIMIT = float(1 << 40)
+"""Magnitude of restored values in units: all sums stay below 2^53."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DetailModel:
+    """All that coding needs beside a chunk."""
+
+    networks: tuple[IntegerLevel, ...]
+    """One of each class of levels."""
+
+    tables: Tables
+    """Frequencies."""
+
+    offsets: NDArray[np.int64]
+    """Where numbers are restored beside themselves, (signs, tables, symbols), in 64ths of a step."""
+
+    def __post_init__(self) -> None:
+        if len(self.networks) != CLASSES or self.tables.frequencies.shape != (TABLES, SYMBOLS):
+            raise ValueError(
+                f"Expected {CLASSES} networks and tables ({TABLES}, {SYMBOLS}), found {len(self.networks)} and "
+                f"{self.tables.frequencies.shape}; the model is damaged"
+            )
+        if self.offsets.shape != (3, TABLES, SYMBOLS) or np.abs(self.offsets).max() > RESTORED:
+            raise ValueError(f"Expected offsets (3, {TABLES}, {SYMBOLS}) within a step, found {self.offsets.shape}")
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Every number, by name, for a model file."""
+        found = {
+            "frequencies": torch.from_numpy(self.tables.frequencies.astype(np.int32)),
+            "offsets": torch.from_numpy(self.offsets.astype(np.int8)),
+        }
+        for number, network in enumerate(self.networks):
+            found |= {f"level{number}.{name}": value for name, value in network.to_tensors().items()}
+        return found
+
+    def to_spec(self) -> dict[str, Any]:
+        """Everything but the numbers."""
+        return {"wavelet": "cdf-9-7", "levels": LEVELS}
+
+    @classmethod
+    def load(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """Inverse of `to_spec` and `to_tensors`.
+
+        Raises
+        ------
+        ValueError, KeyError
+            If they contradict themselves, or a sum would not be exact.
+        """
+        if dict(spec) != {"wavelet": "cdf-9-7", "levels": LEVELS}:
+            raise ValueError(f"Expected the wavelet cdf-9-7 on {LEVELS} levels, found {dict(spec)}")
+        left = dict(tensors)
+        frequencies, offsets = left.pop("frequencies"), left.pop("offsets")
+        if frequencies.dtype != torch.int32 or offsets.dtype != torch.int8:
+            raise ValueError(f"Expected tables of int32 and int8, found {frequencies.dtype} and {offsets.dtype}")
+        networks = []
+        for number in range(CLASSES):
+            prefix = f"level{number}."
+            own = {name.removeprefix(prefix): left.pop(name) for name in list(left) if name.startswith(prefix)}
+            networks.append(IntegerLevel.from_tensors(own))
+        if left:
+            raise ValueError(f"Expected no other tensors, found {', '.join(sorted(left))}")
+        return cls(
+            networks=tuple(networks),
+            tables=Tables(frequencies.numpy().astype(np.int64)),
+            offsets=offsets.numpy().astype(np.int64),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rounding:
+    """How details become whole numbers."""
+
+    exact: bool
+    """Every unit is coded, and nothing is lost; else 64 units are a step."""
+
+    dead_zone: float = 0.5
+    """What an encoder adds to magnitudes in steps before it rounds them down."""
+
+    @property
+    def units(self) -> int:
+        """Units of a step of the networks."""
+        return 1 if self.exact else RESTORED
+
+    def numbers(self, details: Tensor, gain: Tensor) -> Tensor:
+        """Details in units to whole numbers."""
+        if self.exact:
+            return details
+        steps = details * (gain / RESTORED)
+        return (steps.abs() + self.dead_zone).floor_().mul_(steps.sign())
+
+    def restored(self, numbers: Tensor, offsets: Tensor, gain: Tensor | float) -> Tensor:
+        """Whole numbers, and offsets in 64ths, to details in units."""
+        if self.exact:
+            return numbers
+        return numbers.mul(RESTORED).add_(offsets).div_(gain).add_(0.5).floor_().clamp_(-_LIMIT, _LIMIT)
+
+    def sixteenths(self, numbers: Tensor, gain: Tensor) -> Tensor:
+        """Whole numbers to what networks see, int32."""
+        found = numbers * (gain * SIXTEENTHS) if self.exact else numbers * SIXTEENTHS
+        return found.floor().clamp_(-(1 << 30), 1 << 30).to(torch.int32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Coded:
+    """A chunk's details as bytes, and what a decoder makes of them."""
+
+    angles: list[NDArray[np.int16]]
+    """Of the rotation of each class of levels."""
+
+    low_scales: bytes
+    """One byte for each plane."""
+
+    words: bytes
+    """Coded numbers."""
+
+    restored: Tensor
+    """(bands, height, width) in units, float64."""
+
+    estimated_bits: float
+    """What the tables say that the words should take."""
+
+
+def encode(model: DetailModel, values: Tensor, rounding: Rounding) -> Coded:
+    """Code whole numbers (bands, height, width), float64, in units."""
+    shapes = subbands.low_shapes(*values.shape[1:])
+    low, details = subbands.analyse(values)
+    angles = subbands.spectral_angles(details)
+    writer = Writer(model.tables)
+    gain = subbands.low_gain(LEVELS - 1)
+    planes = plane_rotation.to_planes(low, angles[-1])
+    numbers = planes if rounding.exact else planes.mul(gain / RESTORED).add_(0.5).floor_()
+    bits = 0.0
+    scales = []
+    for plane in numbers.to(torch.int64).numpy():
+        differences = _differences(plane).reshape(-1)
+        scale = _best_scale(model.tables, differences)
+        choice = _low_choice(scale, differences.size)
+        writer.write(choice, differences)
+        bits += model.tables.bits(choice, differences)
+        scales.append(scale)
+    low = plane_rotation.to_bands(rounding.restored(numbers, torch.zeros(()), gain), angles[-1])
+    for level in range(LEVELS - 1, -1, -1):
+        kind, column = level_class(level), subbands.gain_column(level)
+        rotated = plane_rotation.to_planes(details[level], angles[kind])
+        numbers = rounding.numbers(rotated, column)
+        seen = rounding.sixteenths(numbers, column)
+        low_seen = _low_sixteenths(low, angles[kind], level, rounding)
+        offsets = torch.zeros_like(numbers)
+        for first in range(0, len(numbers), _PLANES_AT_ONCE):
+            batch = slice(first, first + _PLANES_AT_ONCE)
+            choices = _all_choices(model.networks[kind], seen, low_seen, batch, level, rounding)
+            for place, plane in enumerate(range(len(numbers))[batch]):
+                for step, choice in zip(STEP_ORDER, (one[place] for one in choices), strict=True):
+                    wanted = step.take(numbers[plane, step.band])
+                    flat = wanted.to(torch.int64).reshape(-1).numpy()
+                    writer.write(choice, flat)
+                    bits += model.tables.bits(choice, flat)
+                    if not rounding.exact:
+                        step.take(offsets[plane, step.band]).copy_(_offsets(model, choice, flat).reshape(wanted.shape))
+        restored = plane_rotation.to_bands(rounding.restored(numbers, offsets, column), angles[kind])
+        low = subbands.synthesise_level(low, restored, shapes[level])
+    return Coded(angles=angles, low_scales=bytes(scales), words=writer.to_bytes(), restored=low, estimated_bits=bits)
+
+
+def decode(
+    model: DetailModel,
+    words: bytes,
+    low_scales: bytes,
+    angles: Sequence[NDArray[np.int16]],
+    shape: tuple[int, int, int],
+    rounding: Rounding,
+) -> tuple[Tensor, list[Tensor]]:
+    """What `encode` restored, and the numbers of the low band and of the levels, the finest first.
+
+    Raises
+    ------
+    PayloadError
+        If the bytes are not what an encoder leaves.
+    """
+    bands, height, width = shape
+    if max(low_scales, default=0) > LARGEST_INDEX:
+        raise PayloadError(f"A scale has a number of at most {LARGEST_INDEX}, found {max(low_scales)}; damaged chunk")
+    shapes = subbands.low_shapes(height, width)
+    last = subbands.details_shape(height, width, LEVELS - 1)
+    reader = Reader(model.tables, words)
+    planes = []
+    for scale in low_scales:
+        differences = reader.read(_low_choice(scale, last[0] * last[1])).reshape(last)
+        planes.append(torch.from_numpy(_undo_differences(differences)).double().clamp_(-_LIMIT, _LIMIT))
+    numbers = torch.stack(planes)
+    found = [numbers]
+    low = plane_rotation.to_bands(
+        rounding.restored(numbers, torch.zeros(()), subbands.low_gain(LEVELS - 1)), angles[-1]
+    )
+    for level in range(LEVELS - 1, -1, -1):
+        kind, column = level_class(level), subbands.gain_column(level)
+        rows, columns = subbands.details_shape(height, width, level)
+        numbers = torch.zeros(bands, DETAILS, rows, columns, dtype=torch.float64)
+        offsets = torch.zeros_like(numbers)
+        seen = torch.zeros(numbers.shape, dtype=torch.int32)
+        low_seen = _low_sixteenths(low, angles[kind], level, rounding)
+        network = model.networks[kind]
+        for plane in range(bands):
+            trunk = network.trunk(_features(seen, low_seen, slice(plane, plane + 1)))
+            details = torch.zeros(1, DETAILS, rows, columns)
+            for number, step in enumerate(STEP_ORDER):
+                outputs = network.head(number, trunk, details)[0]
+                choice = choose(outputs.numpy(), *_units(level, step.band, rounding))
+                decoded = reader.read(choice)
+                place = step.take(numbers[plane, step.band])
+                place.copy_(torch.from_numpy(decoded).double().reshape(place.shape))
+                step.take(seen[plane, step.band]).copy_(rounding.sixteenths(place, column[step.band]))
+                step.take(details[0, step.band]).copy_(companded(step.take(seen[plane, step.band])))
+                if not rounding.exact:
+                    step.take(offsets[plane, step.band]).copy_(_offsets(model, choice, decoded).reshape(place.shape))
+        found.insert(0, numbers)
+        restored = plane_rotation.to_bands(rounding.restored(numbers, offsets, column), angles[kind])
+        low = subbands.synthesise_level(low, restored, shapes[level])
+    reader.finish()
+    return low, found
+
+
+def _low_sixteenths(low: Tensor, angles: NDArray[np.int16], level: int, rounding: Rounding) -> Tensor:
+    """Low band of a level as networks see it: planes (planes, rows, columns), int32."""
+    planes = plane_rotation.to_planes(low, angles)
+    planes = planes.mul_(subbands.low_gain(level) * SIXTEENTHS / rounding.units).floor_()
+    return planes.clamp_(-(1 << 30), 1 << 30).to(torch.int32)
+
+
+def _features(seen: Tensor, low: Tensor, batch: slice) -> Tensor:
+    planes = range(len(seen))[batch]
+    before = seen.new_zeros(len(planes), PLANES_BEFORE * DETAILS, *seen.shape[2:])
+    for row, plane in enumerate(planes):
+        for distance in range(1, min(plane, PLANES_BEFORE) + 1):
+            before[row, (distance - 1) * DETAILS : distance * DETAILS] = seen[plane - distance]
+    return features(low[batch], before, torch.tensor(list(planes)))
+
+
+def _all_choices(
+    network: IntegerLevel, seen: Tensor, low: Tensor, batch: slice, level: int, rounding: Rounding
+) -> list[list[Choice]]:
+    """Tables of each step and plane, of planes whose details are known."""
+    trunk = network.trunk(_features(seen, low, batch))
+    details = companded(seen[batch])
+    return [
+        [choose(one.numpy(), *_units(level, step.band, rounding)) for one in network.head(number, trunk, details)]
+        for number, step in enumerate(STEP_ORDER)
+    ]
+
+
+def _units(level: int, band: int, rounding: Rounding) -> tuple[int, float]:
+    """How much larger than a network's step the unit of coded numbers is: in quarters of octaves, and as a factor."""
+    gain = subbands.gains(level)[band] if rounding.exact else 1.0
+    return round(PER_OCTAVE * math.log2(gain)), gain
+
+
+def _offsets(model: DetailModel, choice: Choice, numbers: Numbers) -> Tensor:
+    """Offsets in 64ths of a step, (n,); none where last bits were left out, of which the table does not tell."""
+    found = model.offsets[np.sign(numbers) + 1, choice.table, symbols_of(choice, numbers)]
+    return torch.from_numpy(np.where(choice.shift == 0, found, 0)).double()
+
+
+# --- the low band ---------------------------------------------------------------------------------------------------
+
+
+def _differences(plane: Numbers) -> Numbers:
+    """Each value less its left neighbour; the first of a row, less the one above."""
+    found = plane.copy()
+    found[:, 1:] -= plane[:, :-1]
+    found[1:, 0] -= plane[:-1, 0]
+    return found
+
+
+def _undo_differences(differences: Numbers) -> Numbers:
+    first = differences[:, :1].cumsum(axis=0)
+    return np.asarray(first + np.concatenate([np.zeros_like(first), differences[:, 1:]], axis=1).cumsum(axis=1))
+
+
+def _low_choice(scale: int, count: int) -> Choice:
+    """Tables around 0 of one scale."""
+    return choose_from(scale=np.full(count, scale, np.int64), shape=2, sixteenths=0)
+
+
+def _best_scale(tables: Tables, differences: Numbers) -> int:
+    """The scale under which these take the fewest bits."""
+    scales = range(0, LARGEST_INDEX + 1, 2)
+    return min(scales, key=lambda scale: tables.bits(_low_choice(scale, differences.size), differences))

@@ -1,0 +1,276 @@
+"""A context network in whole numbers: every machine, device, batch and number of threads gives the same tables.
+
+Weights and activations are whole numbers, held in float32, and no sum of their products, in any order, reaches 2^24:
+float32 holds every partial sum exactly, and so do tf32 and int8 units with 32-bit sums. A layer ends in one product
+with a float32 factor, which IEEE 754 rounds in one way only, and in rounding to a whole number.
+
+Trained networks are rounded after their training; activations get a factor from examples (Jacob et al. 2018).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from harmonium.models.context_network import (
+    FEATURES,
+    OUTPUTS,
+    SIXTEENTHS,
+    STEP_ORDER,
+    LevelNetwork,
+    bias_of,
+    convolution,
+    known_details,
+)
+
+LIMIT = 511
+"""Largest activation."""
+
+LARGEST_INPUT = 133
+"""Largest magnitude of features and of companded details: 16 log(1 + 65535 / 16), rounded."""
+
+_LARGEST_WEIGHT = 1023
+_EXACT = float(1 << 24) - 1
+_MARGIN = 1.25
+"""Of the largest activation that is provided for, beside the largest of the examples."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class IntegerLayer:
+    """out = clamp(round((weight · in + bias) × factor)), whole numbers in float32."""
+
+    weight: Tensor
+    """(out, in, rows, columns), whole numbers of at most 1023 in magnitude."""
+
+    bias: Tensor
+    """(out,), whole numbers."""
+
+    factor: Tensor
+    """(out,)."""
+
+    def __post_init__(self) -> None:
+        if not torch.equal(self.weight, self.weight.round()) or not torch.equal(self.bias, self.bias.round()):
+            raise ValueError("Expected whole numbers as weights and biases, found fractions; the model is damaged")
+        if self.weight.abs().max() > _LARGEST_WEIGHT or not self.factor.isfinite().all():
+            raise ValueError(
+                f"Expected weights of at most {_LARGEST_WEIGHT} and finite factors, found {self.weight.abs().max()} "
+                f"and {self.factor}; the model is damaged"
+            )
+
+    def finish(self, sums: Tensor, low: float, high: float) -> Tensor:
+        """What a layer gives for the sums of its products; they are overwritten."""
+        shape = (1, -1, 1, 1)
+        return sums.add_(self.bias.reshape(shape)).mul_(self.factor.reshape(shape)).round_().clamp_(low, high)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class IntegerLevel:
+    """`LevelNetwork` in whole numbers."""
+
+    trunk_layers: tuple[IntegerLayer, ...]
+    """3 × 3 layers, the first takes the features."""
+
+    joined: tuple[IntegerLayer, ...]
+    """1 × 1 layers of the steps that take the trunk."""
+
+    known: tuple[Tensor, ...]
+    """Weights (head, known, 5, 5) of the steps that take details; in units of the same step's `joined`."""
+
+    hidden: tuple[IntegerLayer, ...]
+    """1 × 1 layers."""
+
+    outputs: tuple[IntegerLayer, ...]
+    """1 × 1 layers with three outputs."""
+
+    def __post_init__(self) -> None:
+        previous = LARGEST_INPUT
+        for layer in self.trunk_layers:
+            _check_exact(layer, previous)
+            previous = LIMIT
+        for layer, known in zip(self.joined, self.known, strict=True):
+            _check_exact(layer, LIMIT, known.abs().sum((1, 2, 3)) * LARGEST_INPUT)
+        for layer in (*self.hidden, *self.outputs):
+            _check_exact(layer, LIMIT)
+
+    def trunk(self, seen: Tensor) -> Tensor:
+        """Features (planes, `FEATURES`, rows, columns) to activations (planes, trunk, rows, columns)."""
+        with _exact_convolutions():
+            for layer in self.trunk_layers:
+                seen = layer.finish(F.conv2d(seen, layer.weight, padding=1), 0, LIMIT)
+        return seen
+
+    def head(self, number: int, trunk: Tensor, details: Tensor) -> Tensor:
+        """Outputs (planes, 3, ...) of a step: centre, scale and shape in 32nds."""
+        step = STEP_ORDER[number]
+        with _exact_convolutions():
+            sums = F.conv2d(step.take(trunk), self.joined[number].weight)
+            if step.known:
+                sums += F.conv2d(known_details(details, step), self.known[number], stride=step.stride)
+            found = self.joined[number].finish(sums, 0, LIMIT)
+            found = self.hidden[number].finish(F.conv2d(found, self.hidden[number].weight), 0, LIMIT)
+            return self.outputs[number].finish(F.conv2d(found, self.outputs[number].weight), -_OUTPUT, _OUTPUT)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Weights as int16, biases as int32, factors as float32, by name."""
+        found: dict[str, Tensor] = {}
+        for name in _PARTS:
+            for number, layer in enumerate(getattr(self, name)):
+                found[f"{name}.{number}.weight"] = layer.weight.to(torch.int16)
+                found[f"{name}.{number}.bias"] = layer.bias.to(torch.int32)
+                found[f"{name}.{number}.factor"] = layer.factor
+        for number, weight in enumerate(self.known):
+            found[f"known.{number}.weight"] = weight.to(torch.int16)
+        return found
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """Inverse of `to_tensors`.
+
+        Raises
+        ------
+        ValueError, KeyError
+            If they are not such a network, or one whose sums would not be exact.
+        """
+        heads = len(STEP_ORDER)
+        trunk, head = len(tensors["trunk_layers.0.bias"]), len(tensors["joined.0.bias"])
+        sizes = {
+            "trunk_layers": [(trunk, FEATURES, 3, 3), (trunk, trunk, 3, 3)],
+            "joined": [(head, trunk, 1, 1)] * heads,
+            "hidden": [(head, head, 1, 1)] * heads,
+            "outputs": [(OUTPUTS, head, 1, 1)] * heads,
+        }
+        left = set(tensors)
+
+        def tensor(name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+            found = tensors[name]
+            left.discard(name)
+            if tuple(found.shape) != tuple(shape) or found.dtype != dtype:
+                raise ValueError(f"{name}: expected {dtype} {tuple(shape)}, found {found.dtype} {tuple(found.shape)}")
+            return found.float()
+
+        parts = {
+            name: tuple(
+                IntegerLayer(
+                    weight=tensor(f"{name}.{number}.weight", shape, torch.int16),
+                    bias=tensor(f"{name}.{number}.bias", shape[:1], torch.int32),
+                    factor=tensor(f"{name}.{number}.factor", shape[:1], torch.float32),
+                )
+                for number, shape in enumerate(shapes)
+            )
+            for name, shapes in sizes.items()
+        }
+        known = tuple(
+            tensor(f"known.{number}.weight", (head, max(step.known, 1), 5, 5), torch.int16)
+            for number, step in enumerate(STEP_ORDER)
+        )
+        if left:
+            raise ValueError(f"Expected no other tensors of a network, found {', '.join(sorted(left))}")
+        return cls(known=known, **parts)
+
+
+_PARTS = ("trunk_layers", "joined", "hidden", "outputs")
+_OUTPUT = 1 << 15
+
+OUTPUT_UNIT = 32.0
+"""Outputs are whole numbers of 32nds of those of the trained network."""
+
+
+def _check_exact(layer: IntegerLayer, largest: int, more: Tensor | float = 0.0) -> None:
+    sums = layer.weight.abs().sum((1, 2, 3)) * largest + layer.bias.abs() + more
+    if sums.max() > _EXACT:
+        raise ValueError(f"Expected sums below 2^24, found up to {sums.max():.0f}; the model is damaged")
+
+
+@contextmanager
+def _exact_convolutions() -> Iterator[None]:
+    """No algorithm that works in fractions (Winograd, FFT), which cuDNN might choose; oneDNN is asked for none."""
+    with torch.backends.cudnn.flags(enabled=False):
+        yield
+
+
+# --- rounding a trained network -------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def rounded(network: LevelNetwork, examples: Sequence[tuple[Tensor, Tensor]]) -> IntegerLevel:
+    """A trained network in whole numbers.
+
+    Parameters
+    ----------
+    examples
+        Features (planes, `FEATURES`, rows, columns) and companded details (planes, 3, rows, columns), in whole
+        sixteenths, from which the ranges of activations are taken.
+    """
+    network = network.float().eval()
+    ranges = _ranges(network, examples)
+    unit = 1 / SIXTEENTHS
+    trunk: list[IntegerLayer] = []
+    inputs = LARGEST_INPUT
+    for number in range(len(network.trunk_layers)):
+        layer, after = convolution(network.trunk_layers, number), ranges[f"trunk.{number}"] / LIMIT
+        trunk.append(_rounded_layer(layer.weight, bias_of(layer), unit, inputs, after)[0])
+        unit, inputs = after, LIMIT
+    joined, known, hidden, outputs = [], [], [], []
+    for number, step in enumerate(STEP_ORDER):
+        after, last = (ranges[f"{name}.{number}"] / LIMIT for name in ("joined", "hidden"))
+        details = convolution(network.known, number).weight * (1 if step.known else 0)
+        layer = convolution(network.joined, number)
+        whole, beside = _rounded_layer(layer.weight, bias_of(layer), unit, LIMIT, after, details)
+        joined.append(whole)
+        known.append(beside)
+        layer = convolution(network.hidden, number)
+        hidden.append(_rounded_layer(layer.weight, bias_of(layer), after, LIMIT, last)[0])
+        layer = convolution(network.outputs, number)
+        outputs.append(_rounded_layer(layer.weight, bias_of(layer), last, LIMIT, 1 / OUTPUT_UNIT)[0])
+    return IntegerLevel(
+        trunk_layers=tuple(trunk),
+        joined=tuple(joined),
+        known=tuple(known),
+        hidden=tuple(hidden),
+        outputs=tuple(outputs),
+    )
+
+
+def _rounded_layer(
+    weight: Tensor, bias: Tensor, unit: float, largest: int, after: float, details: Tensor | None = None
+) -> tuple[IntegerLayer, Tensor]:
+    """A layer whose inputs are whole multiples of `unit` and whose outputs are of `after`; and weights of details."""
+    real = weight.double() * unit
+    beside = torch.zeros(len(weight), 1, 5, 5).double() if details is None else details.double() / SIXTEENTHS
+    most = torch.maximum(real.abs().amax((1, 2, 3)), beside.abs().amax((1, 2, 3))) / _LARGEST_WEIGHT
+    sums = real.abs().sum((1, 2, 3)) * largest + beside.abs().sum((1, 2, 3)) * LARGEST_INPUT + bias.double().abs()
+    # Rounding adds half a unit to every weight at the most.
+    spare = _EXACT - real[0].numel() * largest / 2 - beside[0].numel() * LARGEST_INPUT / 2 - 1
+    scale = torch.maximum(most, sums / spare).clamp(min=1e-12)
+    column = scale.reshape(-1, 1, 1, 1)
+    layer = IntegerLayer(
+        weight=(real / column).round().float(),
+        bias=(bias.double() / scale).round().float(),
+        factor=(scale / after).float(),
+    )
+    return layer, (beside / column).round().float()
+
+
+def _ranges(network: LevelNetwork, examples: Sequence[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """Largest activations of every layer over the examples, with a margin."""
+    found: dict[str, float] = {}
+
+    def note(name: str, values: Tensor) -> Tensor:
+        found[name] = max(found.get(name, 1e-3), _MARGIN * float(values.max()))
+        return values
+
+    for seen, details in examples:
+        trunk = seen / SIXTEENTHS
+        for number, layer in enumerate(network.trunk_layers):
+            trunk = note(f"trunk.{number}", F.relu(layer(trunk)))
+        for number, step in enumerate(STEP_ORDER):
+            sums = network.joined[number](step.take(trunk))
+            if step.known:
+                known = known_details(details, step) / SIXTEENTHS
+                sums = sums + F.conv2d(known, convolution(network.known, number).weight, stride=step.stride)
+            note(f"hidden.{number}", F.relu(network.hidden[number](note(f"joined.{number}", F.relu(sums)))))
+    return found

@@ -1,0 +1,99 @@
+"""Tables of frequencies of coded whole numbers, by the scale, the shape and the centre that a network predicts.
+
+A coefficient in steps is taken to be distributed as a mixture of two logistic distributions with one centre, the second
+`WIDER` times as wide, with a weight of one in `SHAPES`. Scale, weight and the centre's fraction are whole numbers that
+choose a table; the tables are whole numbers, too, and belong to the model file, so that coding knows no floating point.
+
+Scales beyond the largest table are coded in two parts: the value without its last bits by a table, these bits as they
+are. Values beyond a table's ends are coded as an escape, and the rest by its length and its bits.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harmonium.models.code_prior import TABLE_BITS
+
+SCALES = 29
+"""Scales that have tables: `SMALLEST` times 2^(i / `PER_OCTAVE`), i = 0 ... 28."""
+
+SMALLEST = 0.04
+PER_OCTAVE = 4
+
+LARGEST_INDEX = 95
+"""Of a scale: 0.04 × 2^(95 / 4) steps are beyond all that 16 bits can give."""
+
+FRACTIONS = 8
+"""Positions of the centre between two whole numbers, from -7/16 to 7/16 of a step."""
+
+SHAPES = (0.03, 0.1, 0.25, 0.5)
+"""Weights of the wide part."""
+
+WIDER = 2.5
+
+REACH = 32
+"""Values from -32 to 32 beside the centre have symbols of their own; the first and the last symbol are escapes."""
+
+SYMBOLS = 2 * REACH + 3
+TABLES = SCALES * len(SHAPES) * FRACTIONS
+
+RESTORED = 64
+"""What is restored is in whole 64ths of a step."""
+
+_OCTAVE = (1024, 1218, 1448, 1722)
+"""1024 × 2^(i / 4)."""
+
+FIXED_SCALE_BITS = 10
+FIXED_SCALES = np.array([(41 * _OCTAVE[i % 4] << i // 4) >> 10 for i in range(LARGEST_INDEX + 1)], np.int64)
+"""Scale of each index in 1024ths of a step."""
+
+
+def table_number(
+    scales: NDArray[np.int64], shapes: NDArray[np.int64], fractions: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Number of a table by its scale, its shape and its fraction."""
+    return (scales * len(SHAPES) + shapes) * FRACTIONS + fractions
+
+
+def _parameters() -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Scale, weight and centre of every table, (tables, 1)."""
+    scales = SMALLEST * 2.0 ** (np.arange(SCALES) / PER_OCTAVE)
+    centres = (np.arange(FRACTIONS) * 2 - (FRACTIONS - 1)) / (2 * FRACTIONS)
+    scale, weight, centre = np.meshgrid(scales, SHAPES, centres, indexing="ij")
+    return scale.reshape(-1, 1), weight.reshape(-1, 1), centre.reshape(-1, 1)
+
+
+def _logistic(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(0.5 + 0.5 * np.tanh(values / 2))
+
+
+def frequencies() -> NDArray[np.int64]:
+    """Frequencies (tables, symbols), each at least 1, those of a table with the sum 2^`TABLE_BITS`."""
+    scale, weight, centre = _parameters()
+    edges = np.arange(-REACH - 0.5, REACH + 1) - centre
+    below = (1 - weight) * _logistic(edges / scale) + weight * _logistic(edges / (scale * WIDER))
+    ends = np.zeros((len(below), 1)), np.ones((len(below), 1))
+    mass = np.diff(np.concatenate([ends[0], below, ends[1]], axis=1), axis=1)
+    found = 1 + np.floor(mass * ((1 << TABLE_BITS) - SYMBOLS)).astype(np.int64)
+    found[np.arange(len(found)), found.argmax(axis=1)] += (1 << TABLE_BITS) - found.sum(axis=1)
+    return np.asarray(found, np.int64)
+
+
+def restored_offsets(dead_zone: float, points: int = 64) -> NDArray[np.int64]:
+    """Where a number is restored beside itself, (signs, tables, symbols), in 64ths of a step.
+
+    The mean of the distribution over what is rounded to the number: magnitudes from k - `dead_zone` to k + 1 -
+    `dead_zone` are rounded to k. Signs are those of the number: below 0, 0, above. Escapes are restored as they are.
+    """
+    scale, weight, centre = _parameters()
+    found = np.zeros((3, len(scale), SYMBOLS), np.int64)
+    share = (np.arange(points) + 0.5) / points
+    for sign in (-1, 0, 1):
+        start, end = (-1 + dead_zone, 1 - dead_zone) if sign == 0 else (-dead_zone, 1 - dead_zone)
+        values = start + share * (end - start) if sign >= 0 else -(start + share * (end - start))
+        for symbol in range(1, SYMBOLS - 1):
+            beside = symbol - (REACH + 1) + values - centre
+            density = np.full((len(scale), points), 1e-300)
+            for part, width in ((1 - weight, scale), (weight, scale * WIDER)):
+                density += part / width / np.cosh(np.clip(beside / (2 * width), -300, 300)) ** 2
+            found[sign + 1, :, symbol] = np.rint((density * values).sum(axis=1) / density.sum(axis=1) * RESTORED)
+    return found
