@@ -186,7 +186,7 @@ def encode(model: DetailModel, values: Tensor, rounding: Rounding) -> Coded:
                 for step, choice in zip(STEP_ORDER, (one[place] for one in choices), strict=True):
                     wanted = step.take(numbers[plane, step.band])
                     flat = wanted.to(torch.int64).reshape(-1).numpy()
-                    writer.write(choice, flat)
+                    choice = writer.write_adjusted(choice, flat)
                     bits += model.tables.bits(choice, flat)
                     if not rounding.exact:
                         step.take(offsets[plane, step.band]).copy_(_offsets(model, choice, flat).reshape(wanted.shape))
@@ -239,7 +239,7 @@ def decode(
             for number, step in enumerate(STEP_ORDER):
                 outputs = network.head(number, trunk, details)[0]
                 choice = choose(outputs.numpy(), *_units(level, step.band, rounding))
-                decoded = reader.read(choice)
+                decoded, choice = reader.read_adjusted(choice)
                 place = step.take(numbers[plane, step.band])
                 place.copy_(torch.from_numpy(decoded).double().reshape(place.shape))
                 step.take(seen[plane, step.band]).copy_(rounding.sixteenths(place, column[step.band]))

@@ -1,14 +1,15 @@
 """A context network in whole numbers: every machine, device, batch and number of threads gives the same tables.
 
-Weights and activations are whole numbers, held in float32, and no sum of their products, in any order, reaches 2^24:
-float32 holds every partial sum exactly, and so do tf32 and int8 units with 32-bit sums. A layer ends in one product
-with a float32 factor, which IEEE 754 rounds in one way only, and in rounding to a whole number.
+Weights and activations are whole numbers of 8 bits, and no sum of their products, in any order, reaches 2^24: units
+that add up in float32 (those for bfloat16, tf32 and float32) hold every partial sum exactly, and so would those for
+int8. The sum, its bias included, is rounded once to bfloat16; then all that follows are single operations in bfloat16,
+each of which IEEE 754 rounds in one way only. Where a processor has no products of bfloat16, they are made in
+float32, with the same result.
 
 Trained networks are rounded after their training; activations get a factor from examples (Jacob et al. 2018).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -27,44 +28,66 @@ from harmonium.models.context_network import (
     known_details,
 )
 
-LIMIT = 511
+LIMIT = 255
 """Largest activation."""
 
 LARGEST_INPUT = 133
 """Largest magnitude of features and of companded details: 16 log(1 + 65535 / 16), rounded."""
 
-_LARGEST_WEIGHT = 1023
+_LARGEST_WEIGHT = 255
 _EXACT = float(1 << 24) - 1
-_MARGIN = 1.25
-"""Of the largest activation that is provided for, beside the largest of the examples."""
+_RANGE = 0.9995
+"""Share of activations of a layer that its range holds; the others are cut."""
+
+
+def _native() -> bool:
+    """Whether products of bfloat16 are made without first making float32 of them."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class IntegerLayer:
-    """out = clamp(round((weight · in + bias) × factor)), whole numbers in float32."""
+    """out = clamp(round(bfloat16(weight · in + bias) × factor)), whole numbers in bfloat16."""
 
     weight: Tensor
-    """(out, in, rows, columns), whole numbers of at most 1023 in magnitude."""
+    """(out, in, rows, columns), whole numbers of at most 255 in magnitude."""
 
     bias: Tensor
-    """(out,), whole numbers."""
+    """(out,), whole numbers that bfloat16 has."""
 
     factor: Tensor
-    """(out,)."""
+    """(out,), in bfloat16."""
 
     def __post_init__(self) -> None:
+        for name, values in (("weights", self.weight), ("biases", self.bias), ("factors", self.factor)):
+            if values.dtype != torch.bfloat16 or not values.isfinite().all():
+                raise ValueError(f"Expected finite {name} of bfloat16, found {values.dtype}; the model is damaged")
         if not torch.equal(self.weight, self.weight.round()) or not torch.equal(self.bias, self.bias.round()):
             raise ValueError("Expected whole numbers as weights and biases, found fractions; the model is damaged")
-        if self.weight.abs().max() > _LARGEST_WEIGHT or not self.factor.isfinite().all():
+        if self.weight.abs().max() > _LARGEST_WEIGHT:
             raise ValueError(
-                f"Expected weights of at most {_LARGEST_WEIGHT} and finite factors, found {self.weight.abs().max()} "
-                f"and {self.factor}; the model is damaged"
+                f"Expected weights of at most {_LARGEST_WEIGHT}, found {self.weight.abs().max()}; the model is damaged"
             )
 
+    def sums(self, values: Tensor, padding: int = 0) -> Tensor:
+        """The products' sums and the bias, rounded to bfloat16."""
+        return convolved(values, self.weight, self.bias, padding=padding)
+
     def finish(self, sums: Tensor, low: float, high: float) -> Tensor:
-        """What a layer gives for the sums of its products; they are overwritten."""
-        shape = (1, -1, 1, 1)
-        return sums.add_(self.bias.reshape(shape)).mul_(self.factor.reshape(shape)).round_().clamp_(low, high)
+        """What a layer gives for its sums, which are overwritten."""
+        return sums.mul_(self.factor.reshape(1, -1, 1, 1)).round_().clamp_(low, high)
+
+
+def convolved(
+    values: Tensor, weight: Tensor, bias: Tensor | None = None, padding: int = 0, stride: tuple[int, int] = (1, 1)
+) -> Tensor:
+    """Sums of products of whole numbers in bfloat16, exact but for one rounding to bfloat16."""
+    if values.device.type == "cpu" and _native():
+        return F.conv2d(values, weight, bias, padding=padding, stride=stride)
+    # No algorithm that works in fractions (Winograd, FFT), which cuDNN might choose; oneDNN is asked for none.
+    with torch.backends.cudnn.flags(enabled=False):
+        wide = None if bias is None else bias.float()
+        return F.conv2d(values.float(), weight.float(), wide, padding=padding, stride=stride).bfloat16()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -92,30 +115,33 @@ class IntegerLevel:
             _check_exact(layer, previous)
             previous = LIMIT
         for layer, known in zip(self.joined, self.known, strict=True):
-            _check_exact(layer, LIMIT, known.abs().sum((1, 2, 3)) * LARGEST_INPUT)
+            _check_exact(layer, LIMIT, known.float().abs().sum((1, 2, 3)) * LARGEST_INPUT)
         for layer in (*self.hidden, *self.outputs):
             _check_exact(layer, LIMIT)
 
     def trunk(self, seen: Tensor) -> Tensor:
-        """Features (planes, `FEATURES`, rows, columns) to activations (planes, trunk, rows, columns)."""
-        with _exact_convolutions():
-            for layer in self.trunk_layers:
-                seen = layer.finish(F.conv2d(seen, layer.weight, padding=1), 0, LIMIT)
+        """Features (planes, `FEATURES`, rows, columns) to activations (planes, trunk, rows, columns), bfloat16."""
+        seen = seen.to(torch.bfloat16, memory_format=torch.channels_last)
+        for layer in self.trunk_layers:
+            seen = layer.finish(layer.sums(seen, padding=1), 0, LIMIT)
         return seen
 
     def head(self, number: int, trunk: Tensor, details: Tensor) -> Tensor:
         """Outputs (planes, 3, ...) of a step: centre, scale and shape in 32nds."""
         step = STEP_ORDER[number]
-        with _exact_convolutions():
-            sums = F.conv2d(step.take(trunk), self.joined[number].weight)
-            if step.known:
-                sums += F.conv2d(known_details(details, step), self.known[number], stride=step.stride)
-            found = self.joined[number].finish(sums, 0, LIMIT)
-            found = self.hidden[number].finish(F.conv2d(found, self.hidden[number].weight), 0, LIMIT)
-            return self.outputs[number].finish(F.conv2d(found, self.outputs[number].weight), -_OUTPUT, _OUTPUT)
+        lines = step.take(trunk)
+        if not lines.numel():  # a plane of one line has no odd ones
+            return lines[:, :OUTPUTS].float()
+        sums = self.joined[number].sums(lines)
+        if step.known:
+            seen = known_details(details.bfloat16(), step).contiguous(memory_format=torch.channels_last)
+            sums += convolved(seen, self.known[number], stride=step.stride)
+        found = self.joined[number].finish(sums, 0, LIMIT)
+        found = self.hidden[number].finish(self.hidden[number].sums(found), 0, LIMIT)
+        return self.outputs[number].finish(self.outputs[number].sums(found), -_OUTPUT, _OUTPUT).float()
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """Weights as int16, biases as int32, factors as float32, by name."""
+        """Weights as int16, biases as int32, factors as bfloat16, by name."""
         found: dict[str, Tensor] = {}
         for name in _PARTS:
             for number, layer in enumerate(getattr(self, name)):
@@ -150,14 +176,14 @@ class IntegerLevel:
             left.discard(name)
             if tuple(found.shape) != tuple(shape) or found.dtype != dtype:
                 raise ValueError(f"{name}: expected {dtype} {tuple(shape)}, found {found.dtype} {tuple(found.shape)}")
-            return found.float()
+            return found.bfloat16()
 
         parts = {
             name: tuple(
                 IntegerLayer(
                     weight=tensor(f"{name}.{number}.weight", shape, torch.int16),
                     bias=tensor(f"{name}.{number}.bias", shape[:1], torch.int32),
-                    factor=tensor(f"{name}.{number}.factor", shape[:1], torch.float32),
+                    factor=tensor(f"{name}.{number}.factor", shape[:1], torch.bfloat16),
                 )
                 for number, shape in enumerate(shapes)
             )
@@ -180,16 +206,9 @@ OUTPUT_UNIT = 32.0
 
 
 def _check_exact(layer: IntegerLayer, largest: int, more: Tensor | float = 0.0) -> None:
-    sums = layer.weight.abs().sum((1, 2, 3)) * largest + layer.bias.abs() + more
+    sums = layer.weight.float().abs().sum((1, 2, 3)) * largest + layer.bias.float().abs() + more
     if sums.max() > _EXACT:
         raise ValueError(f"Expected sums below 2^24, found up to {sums.max():.0f}; the model is damaged")
-
-
-@contextmanager
-def _exact_convolutions() -> Iterator[None]:
-    """No algorithm that works in fractions (Winograd, FFT), which cuDNN might choose; oneDNN is asked for none."""
-    with torch.backends.cudnn.flags(enabled=False):
-        yield
 
 
 # --- rounding a trained network -------------------------------------------------------------------------------------
@@ -248,19 +267,20 @@ def _rounded_layer(
     scale = torch.maximum(most, sums / spare).clamp(min=1e-12)
     column = scale.reshape(-1, 1, 1, 1)
     layer = IntegerLayer(
-        weight=(real / column).round().float(),
-        bias=(bias.double() / scale).round().float(),
-        factor=(scale / after).float(),
+        weight=(real / column).round().bfloat16(),
+        bias=(bias.double() / scale).round().bfloat16(),
+        factor=(scale / after).bfloat16(),
     )
-    return layer, (beside / column).round().float()
+    return layer, (beside / column).round().bfloat16()
 
 
 def _ranges(network: LevelNetwork, examples: Sequence[tuple[Tensor, Tensor]]) -> dict[str, float]:
-    """Largest activations of every layer over the examples, with a margin."""
+    """What the activations of every layer seldom exceed over the examples."""
     found: dict[str, float] = {}
 
     def note(name: str, values: Tensor) -> Tensor:
-        found[name] = max(found.get(name, 1e-3), _MARGIN * float(values.max()))
+        largest = values.amax(1).flatten().sort().values
+        found[name] = max(found.get(name, 1e-3), float(largest[int(_RANGE * (len(largest) - 1))]))
         return values
 
     for seen, details in examples:

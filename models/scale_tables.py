@@ -22,8 +22,8 @@ PER_OCTAVE = 4
 LARGEST_INDEX = 95
 """Of a scale: 0.04 × 2^(95 / 4) steps are beyond all that 16 bits can give."""
 
-FRACTIONS = 8
-"""Positions of the centre between two whole numbers, from -7/16 to 7/16 of a step."""
+FRACTIONS = 9
+"""Positions of the centre beside a whole number: eighths of a step from -4/8 to 4/8."""
 
 SHAPES = (0.03, 0.1, 0.25, 0.5)
 """Weights of the wide part."""
@@ -57,7 +57,7 @@ def table_number(
 def _parameters() -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Scale, weight and centre of every table, (tables, 1)."""
     scales = SMALLEST * 2.0 ** (np.arange(SCALES) / PER_OCTAVE)
-    centres = (np.arange(FRACTIONS) * 2 - (FRACTIONS - 1)) / (2 * FRACTIONS)
+    centres = (np.arange(FRACTIONS) - FRACTIONS // 2) / (FRACTIONS - 1)
     scale, weight, centre = np.meshgrid(scales, SHAPES, centres, indexing="ij")
     return scale.reshape(-1, 1), weight.reshape(-1, 1), centre.reshape(-1, 1)
 

@@ -6,7 +6,7 @@ order does not change their length. The coder is constriction's, exact and the s
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import pairwise
 
@@ -92,7 +92,7 @@ def choose_from(*, scale: Numbers, shape: Numbers | int, sixteenths: Numbers | i
     # A number without its last bits stands for the middle of what it may be.
     centre = np.asarray(sixteenths - 8 * ((1 << shift) - 1)) >> shift
     base: Numbers = (centre + 8) >> 4
-    fraction = (centre - (base << 4) + 8) * FRACTIONS >> 4
+    fraction = (centre - (base << 4) + 9) >> 1
     table = table_number(scale - shift * PER_OCTAVE, np.asarray(shape, np.int64), fraction)
     return Choice(table=table, base=base, shift=shift)
 
@@ -100,6 +100,24 @@ def choose_from(*, scale: Numbers, shape: Numbers | int, sixteenths: Numbers | i
 def symbols_of(choice: Choice, numbers: Numbers) -> Numbers:
     """Symbols of numbers, in the table of each."""
     return np.asarray(np.clip((numbers >> choice.shift) - choice.base, -REACH - 1, REACH + 1) + (REACH + 1))
+
+
+MAX_ADJUSTMENT = 3
+"""Scales are shifted by as many quarters of octaves at the most."""
+
+
+def adjusted(choice: Choice, scale: int, shape: int) -> Choice:
+    """Tables of scales shifted by quarters of octaves, and all of one shape, counted from 1, or as they are with 0."""
+    own_scale, rest = np.divmod(choice.table, len(SHAPES) * FRACTIONS)
+    own_shape, fraction = np.divmod(rest, FRACTIONS)
+    scales = np.clip(own_scale + scale, 0, SCALES - 1)
+    table = table_number(scales, own_shape if shape == 0 else np.full_like(own_shape, shape - 1), fraction)
+    return replace(choice, table=table)
+
+
+def _adjustment_choice() -> Choice:
+    """Tables of an adjustment: its scale and its shape, 0 most often."""
+    return choose_from(scale=np.array([14, 14], np.int64), shape=1, sixteenths=0)
 
 
 @lru_cache(maxsize=64)
@@ -116,6 +134,7 @@ class Tables:
         if (frequencies.sum(axis=1) != 1 << TABLE_BITS).any():
             raise ValueError(f"Expected frequencies that sum to {1 << TABLE_BITS}, found {frequencies.sum(axis=1)}")
         self.frequencies = frequencies
+        self._logarithms = np.log2(frequencies)
         self._models: dict[int, object] = {}
 
     def model(self, number: int) -> object:
@@ -125,14 +144,29 @@ class Tables:
             self._models[number] = constriction.stream.model.Categorical(probabilities, perfect=False)
         return self._models[number]
 
+    def best_adjustment(self, choice: Choice, numbers: Numbers) -> tuple[int, int]:
+        """Scale and shape (`adjusted`) under which these numbers and the adjustment take the fewest bits."""
+        keys, counts = np.unique(choice.table * SYMBOLS + symbols_of(choice, numbers), return_counts=True)
+        tables, symbols = np.divmod(keys, SYMBOLS)
+        few = replace(choice, table=tables)  # base and shift do not matter here
+
+        def bits(adjustment: tuple[int, int]) -> float:
+            table = adjusted(few, *adjustment).table
+            own = self.bits(_adjustment_choice(), np.array(adjustment, np.int64))
+            return own + float((TABLE_BITS - self._logarithms[table, symbols]) @ counts)
+
+        best = min(((0, shape) for shape in range(len(SHAPES) + 1)), key=bits)
+        best = min(((scale, best[1]) for scale in range(-MAX_ADJUSTMENT, MAX_ADJUSTMENT + 1)), key=bits)
+        return min((best, *((best[0], shape) for shape in range(len(SHAPES) + 1))), key=bits)
+
     def __getstate__(self) -> dict[str, object]:
         # constriction's models do not pickle.
-        return {"frequencies": self.frequencies, "_models": {}}
+        return {**self.__dict__, "_models": {}}
 
     def bits(self, choice: Choice, numbers: Numbers, counts: Numbers | None = None) -> float:
         """Bits that these numbers take, each so many times, before any rounding to words."""
         symbols, _, excess = _split(choice, numbers)
-        each = TABLE_BITS - np.log2(self.frequencies[choice.table, symbols]) + choice.shift
+        each = TABLE_BITS - self._logarithms[choice.table, symbols] + choice.shift
         each[(symbols == 0) | (symbols == SYMBOLS - 1)] += 6 + np.floor(np.log2(excess + 1))
         return float(each.sum() if counts is None else each @ counts)
 
@@ -160,6 +194,16 @@ class Writer:
     """The tables."""
 
     _runs: list[tuple[NDArray[np.int32], object]] = field(default_factory=list)
+
+    def write_adjusted(self, choice: Choice, numbers: Numbers) -> Choice:
+        """Numbers after the adjustment that suits them; the tables that it gives."""
+        if not len(numbers):
+            return choice
+        adjustment = self.tables.best_adjustment(choice, numbers)
+        self.write(_adjustment_choice(), np.array(adjustment, np.int64))
+        choice = adjusted(choice, *adjustment)
+        self.write(choice, numbers)
+        return choice
 
     def write(self, choice: Choice, numbers: Numbers) -> None:
         """Numbers (n,) below `MAX_NUMBER` in magnitude."""
@@ -207,6 +251,18 @@ class Reader:
         except ValueError as error:
             raise PayloadError(f"The {len(data)} bytes are not what a coder leaves; the chunk is damaged") from error
         self._tables = tables
+
+    def read_adjusted(self, choice: Choice) -> tuple[Numbers, Choice]:
+        """Numbers of `Writer.write_adjusted`, and the tables."""
+        if not len(choice.table):
+            return np.zeros(0, np.int64), choice
+        scale, shape = self.read(_adjustment_choice()).tolist()
+        if abs(scale) > MAX_ADJUSTMENT or not 0 <= shape <= len(SHAPES):
+            raise PayloadError(
+                f"Scales are adjusted by {scale}, to shape {shape}: none such exist; the chunk is damaged"
+            )
+        choice = adjusted(choice, scale, shape)
+        return self.read(choice), choice
 
     def read(self, choice: Choice) -> Numbers:
         """Numbers (n,)."""

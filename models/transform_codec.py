@@ -46,11 +46,15 @@ from harmonium.models.transform_section import TransformSection
 DEAD_ZONE = 0.4
 """What an encoder adds to magnitudes in steps before it rounds them down; the offsets of models are made for it."""
 
-BOUND_STEPS = 1.0
+BOUND_STEPS = 1.2
 """Steps under a bound d, in multiples of the distance between residuals: 2 d + 1, of floats 2 d."""
 
 _LARGEST_VALUE = float(1 << 30)
 """In steps: finer ones would leave the range of coded numbers."""
+
+_SAMPLED_ROWS = 16
+_WORTH_A_TRY = 1.3
+"""How much longer than what is at hand the sample's estimate may be for deflating to be tried."""
 
 _SEARCHES = 12
 """Most steps that are tried for one chunk."""
@@ -154,7 +158,9 @@ class TransformCodec:
             case Lossless():
                 offers = [self._exact(chunk)]
         kept = [offer for offer in offers if offer is not None]
-        return min([*kept, self._deflated(chunk)], key=lambda offer: offer.quality.nbytes)
+        if not kept or _deflated_bytes(chunk.pixels) < _WORTH_A_TRY * kept[0].quality.nbytes:
+            kept.append(self._deflated(chunk))
+        return min(kept, key=lambda offer: offer.quality.nbytes)
 
     def _stepped(self, chunk: "_Chunk", steps: NDArray[np.float32]) -> Encoded | None:
         if chunk.largest(steps) > _LARGEST_VALUE:
@@ -436,6 +442,12 @@ def _shuffled(pixels: Pixels) -> bytes:
     whole = pixels.view(f"u{pixels.dtype.itemsize}")
     differences = np.diff(whole, axis=2, prepend=whole.dtype.type(0))
     return np.ascontiguousarray(differences).view(np.uint8).reshape(-1, whole.itemsize).T.tobytes()
+
+
+def _deflated_bytes(pixels: Pixels) -> int:
+    """About how many bytes deflating takes, from every sixteenth row."""
+    rows = np.ascontiguousarray(pixels[:, ::_SAMPLED_ROWS])
+    return len(zlib.compress(_shuffled(rows), 1)) * pixels.size // rows.size
 
 
 def _unshuffled(payload: Payload) -> Pixels:

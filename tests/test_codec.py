@@ -258,7 +258,7 @@ PLAIN, MASKED, EMPTY, CONSTANT = range(4)
 @pytest.mark.parametrize(
     ("which", "changes", "message"),
     [
-        (PLAIN, {"version": 2}, "Payload version 2; this harmonium reads version 1: upgrade it"),
+        (PLAIN, {"version": 3}, "Payload version 3; this harmonium reads versions 1 to 2: upgrade it"),
         (PLAIN, {"mode": 3}, "claims mode 3"),
         (PLAIN, {"dtype": 4}, "dtype 4"),
         (PLAIN, {"n_residual": 4}, "residual of 4 bytes"),
