@@ -109,6 +109,9 @@ class Rounding:
     dead_zone: float = 0.5
     """What an encoder adds to magnitudes in steps before it rounds them down."""
 
+    price: float = 0.0
+    """What an encoder pays for a bit, in squared steps; 0 spares it a pass of the networks."""
+
     @property
     def units(self) -> int:
         """Units of a step of the networks."""
@@ -178,6 +181,9 @@ def encode(model: DetailModel, values: Tensor, rounding: Rounding) -> Coded:
         numbers = rounding.numbers(rotated, column)
         seen = rounding.sixteenths(numbers, column)
         low_seen = _low_sixteenths(low, angles[kind], level, rounding)
+        if rounding.price:
+            numbers = _cheaper(model, rotated * (column / RESTORED), numbers, seen, low_seen, level, rounding)
+            seen = rounding.sixteenths(numbers, column)
         offsets = torch.zeros_like(numbers)
         for first in range(0, len(numbers), _PLANES_AT_ONCE):
             batch = slice(first, first + _PLANES_AT_ONCE)
@@ -279,6 +285,34 @@ def _all_choices(
         [choose(one.numpy(), *_units(level, step.band, rounding)) for one in network.head(number, trunk, details)]
         for number, step in enumerate(STEP_ORDER)
     ]
+
+
+def _cheaper(
+    model: DetailModel, steps: Tensor, numbers: Tensor, seen: Tensor, low: Tensor, level: int, rounding: Rounding
+) -> Tensor:
+    """Numbers for details in steps that take less of squared error and price of bits together.
+
+    Each is weighed against the next one towards 0, under the tables that the numbers at hand give: that these change
+    with the numbers is neglected.
+    """
+    found = numbers.clone()
+    network = model.networks[level_class(level)]
+    for first in range(0, len(numbers), _PLANES_AT_ONCE):
+        batch = slice(first, first + _PLANES_AT_ONCE)
+        choices = _all_choices(network, seen, low, batch, level, rounding)
+        for place, plane in enumerate(range(len(numbers))[batch]):
+            for step, choice in zip(STEP_ORDER, (one[place] for one in choices), strict=True):
+                wanted = step.take(steps[plane, step.band])
+                values = wanted.reshape(-1).numpy()
+                signs = np.sign(values).astype(np.int64)
+                nearest = np.floor(np.abs(values) + 0.5).astype(np.int64)
+                costs, offers = [], [nearest * signs, np.maximum(nearest - 1, 0) * signs]
+                for offer in offers:
+                    wrong = values - offer - _offsets(model, choice, offer).numpy() / RESTORED
+                    costs.append(wrong**2 + rounding.price * model.tables.each_bits(choice, offer))
+                best = np.where(costs[1] < costs[0], offers[1], offers[0])
+                step.take(found[plane, step.band]).copy_(torch.from_numpy(best).double().reshape(wanted.shape))
+    return found
 
 
 def _units(level: int, band: int, rounding: Rounding) -> tuple[int, float]:

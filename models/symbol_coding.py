@@ -144,6 +144,10 @@ class Tables:
             self._models[number] = constriction.stream.model.Categorical(probabilities, perfect=False)
         return self._models[number]
 
+    def each_bits(self, choice: Choice, numbers: Numbers) -> NDArray[np.float64]:
+        """Bits of each number, but for what escapes take beside their symbols."""
+        return np.asarray(TABLE_BITS - self._logarithms[choice.table, symbols_of(choice, numbers)] + choice.shift)
+
     def best_adjustment(self, choice: Choice, numbers: Numbers) -> tuple[int, int]:
         """Scale and shape (`adjusted`) under which these numbers and the adjustment take the fewest bits."""
         keys, counts = np.unique(choice.table * SYMBOLS + symbols_of(choice, numbers), return_counts=True)

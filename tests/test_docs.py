@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from harmonium.models import model_file, presets
 from harmonium.models.code_prior import CodePrior, PackedBits, StaticTables
 from harmonium.models.model_file import GroupModel
-from harmonium.models.payload import unpack
+from harmonium.models.payload import Mode, unpack
 from harmonium.pipeline.archive import open_archive
 from harmonium.workflows.cli import main
 
@@ -173,7 +173,8 @@ def test_the_header_is_that_of_the_library() -> None:
 
 
 def test_all_modes_types_and_classes_are_named() -> None:
-    assert numbered("Header", "mode") == {0: "EMPTY", 1: "CONSTANT", 2: "LEARNED"}
+    names = {mode.value: mode.name for mode in Mode}
+    assert numbered("Header", "mode") == names
     for number, name in numbered("Header", "dtype").items():
         data = by_hand(1, name).compress(np.full((1, 8, 8), 5, name), 0).payload
         parsed = parse(data)
