@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import pairwise
+from itertools import pairwise, product
 
 import constriction
 import numpy as np
@@ -136,6 +136,9 @@ class Tables:
         self.frequencies = frequencies
         self._logarithms = np.log2(frequencies)
         self._models: dict[int, object] = {}
+        offers = product(range(-MAX_ADJUSTMENT, MAX_ADJUSTMENT + 1), range(len(SHAPES) + 1))
+        choice = _adjustment_choice()
+        self._adjustment_bits = {offer: self.bits(choice, np.array(offer, np.int64)) for offer in offers}
 
     def model(self, number: int) -> object:
         """The coder's model of a table."""
@@ -156,8 +159,7 @@ class Tables:
 
         def bits(adjustment: tuple[int, int]) -> float:
             table = adjusted(few, *adjustment).table
-            own = self.bits(_adjustment_choice(), np.array(adjustment, np.int64))
-            return own + float((TABLE_BITS - self._logarithms[table, symbols]) @ counts)
+            return self._adjustment_bits[adjustment] + float((TABLE_BITS - self._logarithms[table, symbols]) @ counts)
 
         best = min(((0, shape) for shape in range(len(SHAPES) + 1)), key=bits)
         best = min(((scale, best[1]) for scale in range(-MAX_ADJUSTMENT, MAX_ADJUSTMENT + 1)), key=bits)

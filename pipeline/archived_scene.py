@@ -12,7 +12,9 @@ import xarray as xr
 import zarr
 
 from harmonium.errors import ArchiveError, SceneNotFound
+from harmonium.models import targets
 from harmonium.models.quality import Quality
+from harmonium.models.targets import Target
 from harmonium.pipeline import views
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -53,6 +55,24 @@ class ArchivedGroup:
     def peak(self) -> float:
         """Value range that PSNR refers to, in DN."""
         return float(_entry(self.group.attrs.asdict(), self.path, "peak", (int, float)))
+
+    @property
+    def asked(self) -> Target | None:
+        """What was asked when the scene was compressed; None for a model that takes no target."""
+        own = self.group.attrs.asdict().get("harmonium", {})
+        asked = own.get("asked") if isinstance(own, dict) else own
+        return None if asked is None else self._target(asked)
+
+    @property
+    def target(self) -> Target | None:
+        """What every chunk was coded with: what was asked, or the step that was found for that."""
+        return views.serializer_of(self.image).target
+
+    def _target(self, document: object) -> Target:
+        try:
+            return targets.from_json(document)
+        except ValueError as error:
+            raise ArchiveError(f"{self.path}: {error}; {_remedy(self.path)}") from error
 
     @property
     def codes(self) -> xr.DataArray:

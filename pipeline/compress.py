@@ -4,29 +4,35 @@
                                  ├─ shard task ───────────────────────────────────────────────┼─ quality, complete
                                  └─ ... ──────────────────────────────────────────────────────┘
 
+A PSNR or a ratio is first turned into a quantiser step for each group (`rate_control`), which its metadata then keep.
 The graph has one task a shard, however many pixels it holds. A shard's overview is written before the shard itself, so
 that a stored shard means that nothing of it is missing.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harmonium.errors import ArchiveError, SceneError
+from harmonium.models import targets
 from harmonium.models.model_file import GroupModel, ModelFile
+from harmonium.models.targets import Psnr, Ratio, Target
 from harmonium.pipeline import scene_layout, scene_summary
 from harmonium.pipeline.archive import Archive
 from harmonium.pipeline.chunk_payloads import UNREADABLE
 from harmonium.pipeline.cluster import Executor
+from harmonium.pipeline.rate_control import StepFound, StepRequest, find_steps
 from harmonium.pipeline.resolution_group import ResolutionGroup
 from harmonium.pipeline.scene import Scene
-from harmonium.pipeline.scene_layout import COMPLETE, WRITING
+from harmonium.pipeline.scene_layout import COMPLETE, PREPARING, WRITING
 from harmonium.pipeline.shard_encoding import ShardDone, ShardTask, encode_shard
+from harmonium.pipeline.target_checks import check_target
 
 __all__ = [
     "SceneDone",
     "SceneFailed",
     "ShardDone",
+    "StepFound",
     "check_archive",
     "check_group",
     "check_scenes",
@@ -57,29 +63,33 @@ class SceneDone:
     """Whether there was nothing to do: it had been complete before."""
 
 
-def check_scenes(scenes: Sequence[Scene], model: ModelFile) -> None:
-    """Refuse scenes that the model cannot code, before an archive is even made.
+def check_scenes(scenes: Sequence[Scene], model: ModelFile, target: Target | None = None) -> None:
+    """Refuse scenes that the model cannot code, and targets that it does not take, before an archive is even made.
 
     Raises
     ------
     SceneError
         If a scene's bands, type or resolution are not the model's, or two scenes have the same name.
+    UsageError
+        If the model needs a target and there is none, or the other way round, or one for other bands.
     """
     names = [scene.id for scene in scenes]
     if duplicates := sorted({name for name in names if names.count(name) > 1}):
         raise SceneError(f"Scenes need different names, found {', '.join(duplicates)} twice; give them with --id")
     for scene in scenes:
         for group in scene.groups:
-            check_group(scene.id, group, model)
+            found = check_group(scene.id, group, model)
+            check_target(found.codec, target, f"Scene {scene.id}, group {group.name}: the model")
 
 
-def check_archive(archive: Archive, scenes: Sequence[Scene], model: ModelFile) -> None:
+def check_archive(archive: Archive, scenes: Sequence[Scene], model: ModelFile, target: Target | None = None) -> None:
     """Refuse scenes whose names the archive has for something else.
 
     Raises
     ------
     ArchiveError
-        If the archive has another scene of that name, or the same coded by another model, or other groups of it.
+        If the archive has another scene of that name, or the same coded by another model or for another target, or
+        other groups of it.
     """
     for scene in scenes:
         if scene.id not in archive:
@@ -102,6 +112,18 @@ def check_archive(archive: Archive, scenes: Sequence[Scene], model: ModelFile) -
                 f"Scene {scene.id} is in the archive with the groups {', '.join(existing['groups'])}, not "
                 f"{', '.join(groups)}; {remedy}"
             )
+        if archive[scene.id].state == PREPARING:
+            continue  # it is made anew
+        for group in archive[scene.id].values():
+            if group.asked != target:
+                raise ArchiveError(
+                    f"Scene {scene.id}, group {group.name} is in the archive with {_words(group.asked)}, not "
+                    f"{_words(target)}; {remedy}"
+                )
+
+
+def _words(target: Target | None) -> str:
+    return "no target" if target is None else f"the target {targets.text(target)}"
 
 
 def check_group(scene_id: str, group: ResolutionGroup, model: ModelFile) -> GroupModel:
@@ -139,18 +161,29 @@ def check_group(scene_id: str, group: ResolutionGroup, model: ModelFile) -> Grou
 
 
 def compress(
-    archive: Archive, scenes: Sequence[Scene], model: ModelFile, executor: Executor
-) -> Iterator[ShardDone | SceneFailed | SceneDone]:
+    archive: Archive, scenes: Sequence[Scene], model: ModelFile, executor: Executor, target: Target | None = None
+) -> Iterator[StepFound | ShardDone | SceneFailed | SceneDone]:
     """Compress scenes side by side, yielding what is done as it is; `check_scenes` and `check_archive` come first.
 
-    A scene that fails stays in the state `writing`, and the others go on.
+    A scene that fails stays in the state `writing`, or is not begun, and the others go on.
     """
     archive.add_model(model)
+    failed: set[str] = set()
+    steps: dict[str, dict[str, Target]] = {scene.id: {} for scene in scenes}
+    for found in find_steps(_requests(archive, scenes, model, target), executor):
+        if isinstance(found, StepFound):
+            steps[found.scene_id][found.group] = found.step
+            yield found
+        elif found.scene_id not in failed:
+            failed.add(found.scene_id)
+            yield SceneFailed(scene_id=found.scene_id, error=found.error)
     tasks: list[ShardTask] = []
     remaining: dict[str, int] = {}
     for scene in scenes:
+        if scene.id in failed:
+            continue
         try:
-            missing = _open_scene_for_writing(archive, scene, model)
+            missing = _open_scene_for_writing(archive, scene, model, target, steps[scene.id])
         except UNREADABLE as error:
             yield SceneFailed(scene_id=scene.id, error=error)
             continue
@@ -161,7 +194,6 @@ def compress(
         else:
             tasks += missing
             remaining[scene.id] = len(missing)
-    failed: set[str] = set()
     for outcome in executor.map(encode_shard, ((task,) for task in tasks)):
         scene_id = tasks[outcome.index].scene_id
         if outcome.error is None:
@@ -174,15 +206,40 @@ def compress(
             yield SceneFailed(scene_id=scene_id, error=outcome.error)
 
 
-def _open_scene_for_writing(archive: Archive, scene: Scene, model: ModelFile) -> list[ShardTask] | None:
+def _requests(archive: Archive, scenes: Sequence[Scene], model: ModelFile, target: Target | None) -> list[StepRequest]:
+    """The groups whose step is sought: those of scenes that are not begun. A scene that is keeps the step it has."""
+    if not isinstance(target, Psnr | Ratio):
+        return []
+    return [
+        StepRequest(
+            url=archive.url,
+            model=model.sha256,
+            peak=model.groups[group.name].codec.radiometry.peak,
+            scene_id=scene.id,
+            group=group,
+            grid=scene_layout.grid_of(group),
+            asked=target,
+        )
+        for scene in scenes
+        if _state(archive, scene) not in (WRITING, COMPLETE)
+        for group in scene.groups
+    ]
+
+
+def _state(archive: Archive, scene: Scene) -> str | None:
+    return archive[scene.id].state if scene.id in archive else None
+
+
+def _open_scene_for_writing(
+    archive: Archive, scene: Scene, model: ModelFile, target: Target | None, steps: Mapping[str, Target]
+) -> list[ShardTask] | None:
     """Prepare or resume a scene: the shards that are still to be made; None if it is complete."""
-    state = archive[scene.id].state if scene.id in archive else None
+    state = _state(archive, scene)
     if state == COMPLETE:
         return None
     scene_layout.remove_leftovers(archive.url, scene.id)
     if state != WRITING:
-        peaks = {group.name: model.groups[group.name].codec.radiometry.peak for group in scene.groups}
-        scene_layout.prepare(archive.url, scene, model.sha256, peaks)
+        scene_layout.prepare(archive.url, scene, model, target, steps)
     return [
         ShardTask(url=archive.url, scene_id=scene.id, group=group, tile=tile)
         for group in scene.groups

@@ -5,7 +5,7 @@ A scene's `state` tells how far it got: `preparing` until all metadata are there
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,9 @@ import zarr.errors
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.sync import sync
 
+from harmonium.models import targets
+from harmonium.models.model_file import ModelFile
+from harmonium.models.targets import Target
 from harmonium.pipeline import overview
 from harmonium.pipeline.chunk_payloads import is_whole, stored_grid
 from harmonium.pipeline.grid import Tile, TileGrid
@@ -47,7 +50,9 @@ def grid_of(group: ResolutionGroup) -> TileGrid:
 # --- before the first pixel ----------------------------------------------------------------------------------------
 
 
-def prepare(url: str, scene: Scene, model: str, peaks: dict[str, float]) -> None:
+def prepare(
+    url: str, scene: Scene, model: ModelFile, asked: Target | None = None, kept: Mapping[str, Target] | None = None
+) -> None:
     """Write all metadata of a scene whose state then is `writing`; anything that stood there before is removed.
 
     Parameters
@@ -57,15 +62,17 @@ def prepare(url: str, scene: Scene, model: str, peaks: dict[str, float]) -> None
     scene
         What will be written.
     model
-        SHA-256 of the model, which the archive holds already.
-    peaks
-        For each group the value range that PSNR refers to, in DN.
+        The model, which the archive holds already.
+    asked
+        What the user asked of every group, None for models that take no target.
+    kept
+        For each group the target that its chunks are coded with, where that is another.
     """
     attributes = {
         "stac": stac_item(scene).to_dict(include_self_link=False, transform_hrefs=False),
         "harmonium": {
             "state": PREPARING,
-            "model": model,
+            "model": model.sha256,
             "groups": [group.name for group in scene.groups],
             "source": [str(source) for source in scene.source],
         },
@@ -74,12 +81,16 @@ def prepare(url: str, scene: Scene, model: str, peaks: dict[str, float]) -> None
     root.require_group("scenes")
     scene_group = root.create_group(f"scenes/{scene.id}", overwrite=True, attributes=attributes)
     for group in scene.groups:
-        codec = HarmoniumCodec(model=model, group=group.name, source=url)
-        _create_group(url, group_path(scene.id, group.name), group, codec, peaks[group.name])
+        target = (kept or {}).get(group.name, asked)
+        codec = HarmoniumCodec(model=model, group=group.name, source=url, target=target)
+        own = _group_attributes(group, model.groups[group.name].codec.radiometry.peak, asked)
+        _create_group(url, group_path(scene.id, group.name), group, codec, own)
     set_state(scene_group, WRITING)
 
 
-def _create_group(url: str, path: str, group: ResolutionGroup, codec: HarmoniumCodec, peak: float) -> None:
+def _create_group(
+    url: str, path: str, group: ResolutionGroup, codec: HarmoniumCodec, attributes: dict[str, Any]
+) -> None:
     grid = grid_of(group)
     fill = fill_value(group)
     bands = len(group.bands)
@@ -87,7 +98,7 @@ def _create_group(url: str, path: str, group: ResolutionGroup, codec: HarmoniumC
     image = group.data
     image.attrs = _attributes(group)
     placeholder = da.zeros(group.shape, dtype=group.dtype, chunks=(bands, *grid.shard_shape))
-    dataset = image.copy(data=placeholder).to_dataset(name="image").assign_attrs(_group_attributes(group, peak))
+    dataset = image.copy(data=placeholder).to_dataset(name="image").assign_attrs(attributes)
     encoding: dict[str, Any] = {
         "chunks": (bands, grid.chunk, grid.chunk),
         "shards": (bands, *grid.shard_shape),
@@ -134,7 +145,7 @@ def _attributes(group: ResolutionGroup) -> dict[str, Any]:
     return attributes
 
 
-def _group_attributes(group: ResolutionGroup, peak: float) -> dict[str, Any]:
+def _group_attributes(group: ResolutionGroup, peak: float, asked: Target | None) -> dict[str, Any]:
     """GeoZarr's `proj:` and `spatial:` attributes, and what harmonium needs to know."""
     attributes: dict[str, Any] = {
         "bands": list(group.bands),
@@ -142,6 +153,8 @@ def _group_attributes(group: ResolutionGroup, peak: float) -> dict[str, Any]:
         "spatial:dimensions": ["y", "x"],
         "spatial:shape": list(group.shape[1:]),
     }
+    if asked is not None:
+        attributes["harmonium"] = {"asked": targets.to_json(asked)}
     if group.crs is not None:
         authority = group.crs.to_authority()
         if authority is not None:

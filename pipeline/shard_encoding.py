@@ -99,7 +99,8 @@ def _encode_chunks(
     task: ShardTask, pixels: NDArray[np.generic], image: zarr.Array[Any], fill: float
 ) -> tuple[NDArray[np.object_], Quality]:
     """Payloads of a shard's chunks (chunk_y, chunk_x), and their quality together."""
-    codec = views.serializer_of(image).codec()
+    serializer = views.serializer_of(image)
+    codec = serializer.codec()
     bands, side, _ = image.chunks
     chunk = np.empty((bands, side, side), pixels.dtype)
     rows, columns = (-(-length // side) for length in pixels.shape[1:])
@@ -112,7 +113,7 @@ def _encode_chunks(
                 # What lies beyond the scene carries no data, so the codec leaves it out of everything.
                 chunk[:] = np.asarray(fill).astype(pixels.dtype)
             chunk[:, : piece.shape[1], : piece.shape[2]] = piece
-            encoded = codec.compress(chunk, fill)
+            encoded = codec.compress(chunk, fill, serializer.target)
             payloads[row, column] = encoded.payload
             total = encoded.quality if total is None else total.merge(encoded.quality)
     assert total is not None

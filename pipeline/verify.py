@@ -13,7 +13,9 @@ import zarr
 from numpy.typing import NDArray
 
 from harmonium.errors import ArchiveError, ModelError
+from harmonium.models import targets
 from harmonium.models.quality import Quality, measure
+from harmonium.models.targets import Lossless, MaxError, Target
 from harmonium.pipeline import model_sources, views
 from harmonium.pipeline.archive import Archive, ArchivedGroup, ArchivedScene
 from harmonium.pipeline.chunk_payloads import (
@@ -166,10 +168,12 @@ def _verify_chunk(image: zarr.Array[Any], index: tuple[int, int], original: NDAr
     data = read_payload(views.payloads(image), *index)
     quality = parse(image.path, *index, data).quality
     bands, height, width = image.chunks
+    serializer = views.serializer_of(image)
     with single_threaded():
-        decoded = views.serializer_of(image).codec().decompress(data, (bands, height, width))
+        decoded = serializer.codec().decompress(data, (bands, height, width))
     if decoded.dtype != image.dtype:
         raise ArchiveError(f"the array says that it holds {image.dtype}, the chunk holds {decoded.dtype}")
+    _check_promise(serializer.target, quality)
     if original is None:
         return quality
     _, height, width = original.shape
@@ -185,6 +189,16 @@ def _verify_chunk(image: zarr.Array[Any], index: tuple[int, int], original: NDAr
             f"{quality.mse.round(2).tolist()}: the original changed, or is another"
         )
     return quality
+
+
+def _check_promise(target: Target | None, quality: Quality) -> None:
+    """Raise if a chunk says that it breaks what was promised of every pixel."""
+    if isinstance(target, MaxError | Lossless):
+        bound = target.dn if isinstance(target, MaxError) else 0.0
+        if (quality.max_error > np.asarray(bound)).any():
+            raise ArchiveError(
+                f"the largest errors are {quality.max_error.tolist()}, promised was {targets.text(target)}"
+            )
 
 
 def _compare(stored: xr.Dataset, quality: Quality) -> None:

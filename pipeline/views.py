@@ -26,7 +26,7 @@ from zarr.storage import WrapperStore
 
 from harmonium.errors import ArchiveError
 from harmonium.models.cells import CELL, cell_grid
-from harmonium.models.codec import Codec
+from harmonium.models.chunk_codec import ChunkCodec
 from harmonium.pipeline.torch_threads import single_threaded
 from harmonium.pipeline.zarr_codec import NAME, HarmoniumCodec
 
@@ -95,7 +95,7 @@ class CodesCodec(HarmoniumCodec):
         return await asyncio.to_thread(_decode_codes, await self._find_codec(), chunk_data, chunk_spec)
 
 
-def _decode_codes(codec: Codec, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
+def _decode_codes(codec: ChunkCodec, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
     _, cell_rows, cell_columns = chunk_spec.shape
     shape = (codec.radiometry.bands, cell_rows * CELL, cell_columns * CELL)
     with single_threaded():
@@ -133,15 +133,14 @@ def codes(image: zarr.Array[Any]) -> zarr.Array[Any]:
     serializer = serializer_of(image)
     codec = serializer.codec()
     chunks, shards = _chunks_and_shards(image)
-    units = len(codec.transform.states)
-    widest = max(codec.transform.states)
+    units = codec.units
     return _view(
         image,
         shape=(units, *cell_grid(*image.shape[1:])),
         shard=(units, *(side // CELL for side in shards[1:])),
         chunk=(units, *(side // CELL for side in chunks[1:])),
         codec={**serializer.to_dict(), "name": "harmonium.codes"},
-        data_type="uint8" if widest <= 1 << 8 else "uint16" if widest <= 1 << 16 else "uint32",
+        data_type=codec.code_type,
         fill_value=0,
     )
 

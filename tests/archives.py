@@ -14,15 +14,18 @@ from numpy.typing import NDArray
 
 from harmonium.models import model_file
 from harmonium.models.model_file import GroupModel, ModelFile
+from harmonium.models.radiometry import Radiometry
+from harmonium.models.targets import Target
+from harmonium.models.transform_codec import TransformCodec
 from harmonium.pipeline import compress as pipeline_compress
 from harmonium.pipeline.archive import Archive, create_archive
 from harmonium.pipeline.cluster import Executor, InProcess
-from harmonium.pipeline.compress import SceneDone, SceneFailed, ShardDone
+from harmonium.pipeline.compress import SceneDone, SceneFailed, ShardDone, StepFound
 from harmonium.pipeline.scene import Scene
 
-from .tiny_models import by_hand, smooth_pixels
+from .tiny_models import by_hand, smooth_pixels, untrained
 
-Event = ShardDone | SceneFailed | SceneDone
+Event = StepFound | ShardDone | SceneFailed | SceneDone
 
 
 @cache
@@ -41,6 +44,20 @@ def hand_made(bands: int = 2, dtype: str = "uint16", resolution: float | None = 
     )
 
 
+@cache
+def any_rate(bands: int = 2, dtype: str = "uint16", group: str = "r10m", peak: float = 10_000.0) -> ModelFile:
+    """A model that takes targets, of untrained networks, for bands B01, B02, ... in one group."""
+    radiometry = Radiometry(dtype=dtype, offset=(0.0,) * bands, scale=(1.0,) * bands, peak=peak)
+    made = GroupModel(
+        preset="transform",
+        bands=tuple(f"B{band + 1:02}" for band in range(bands)),
+        resolution=None,
+        codec=TransformCodec(radiometry=radiometry, model=untrained()),
+        training={},
+    )
+    return model_file.make({group: made})
+
+
 def pixels(shape: tuple[int, int, int], dtype: str = "uint16", seed: int = 0, hole: int | None = None) -> NDArray[Any]:
     """Smooth pixels (band, y, x); with a `hole` value in a corner, whose edge cuts through cells."""
     made = smooth_pixels(shape, dtype, seed)
@@ -50,13 +67,17 @@ def pixels(shape: tuple[int, int, int], dtype: str = "uint16", seed: int = 0, ho
 
 
 def compress(
-    url: Path | str, scenes: Sequence[Scene], model: ModelFile, executor: Executor | None = None
+    url: Path | str,
+    scenes: Sequence[Scene],
+    model: ModelFile,
+    executor: Executor | None = None,
+    target: Target | None = None,
 ) -> tuple[Archive, list[Event]]:
     """What `harmonium compress` does, and what it reports."""
-    pipeline_compress.check_scenes(scenes, model)
+    pipeline_compress.check_scenes(scenes, model, target)
     archive = create_archive(url)
-    pipeline_compress.check_archive(archive, scenes, model)
-    return archive, list(pipeline_compress.compress(archive, scenes, model, executor or InProcess()))
+    pipeline_compress.check_archive(archive, scenes, model, target)
+    return archive, list(pipeline_compress.compress(archive, scenes, model, executor or InProcess(), target))
 
 
 @contextmanager
@@ -87,7 +108,9 @@ def shard_files(archive: Path) -> list[Path]:
     return sorted(path for path in archive.glob("scenes/*/*/image/c/**/*") if path.is_file())
 
 
-def decoded_in_one_piece(model: ModelFile, scene_pixels: NDArray[Any], chunk: int, fill: float) -> NDArray[Any]:
+def decoded_in_one_piece(
+    model: ModelFile, scene_pixels: NDArray[Any], chunk: int, fill: float, target: Target | None = None
+) -> NDArray[Any]:
     """What a scene decodes to, chunk by chunk without Zarr, archive or Dask."""
     codec = next(iter(model.groups.values())).codec
     bands, height, width = scene_pixels.shape
@@ -97,6 +120,6 @@ def decoded_in_one_piece(model: ModelFile, scene_pixels: NDArray[Any], chunk: in
             piece = scene_pixels[:, row : row + chunk, column : column + chunk]
             padded = np.full((bands, chunk, chunk), fill, scene_pixels.dtype)
             padded[:, : piece.shape[1], : piece.shape[2]] = piece
-            back = codec.compress(padded, fill).decoded
+            back = codec.compress(padded, fill, target).decoded
             decoded[:, row : row + chunk, column : column + chunk] = back[:, : piece.shape[1], : piece.shape[2]]
     return decoded

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from harmonium.models.targets import Lossless, MaxError, Psnr, Ratio, Step, Target
 from harmonium.pipeline.grid import Tile, TileGrid
 
 SCENE_DTYPES = ("uint8", "int16", "uint16", "float32")
@@ -56,3 +57,20 @@ def pixels(
 
 def masks(shape: tuple[int, ...]) -> st.SearchStrategy[NDArray[np.bool_]]:
     return hnp.arrays(np.bool_, shape)
+
+
+def any_target(bands: int | None = None) -> st.SearchStrategy[Target]:
+    """Targets of every kind, with one value or one for each band."""
+
+    def values(least: float, *, exclude_min: bool) -> st.SearchStrategy[float | tuple[float, ...]]:
+        one = st.floats(least, 1e9, exclude_min=exclude_min)
+        count = st.integers(1, 5) if bands is None else st.just(bands)
+        return one | count.flatmap(lambda n: st.tuples(*[one] * n))
+
+    return st.one_of(
+        values(0, exclude_min=True).map(Step),
+        values(0, exclude_min=True).map(Psnr),
+        st.floats(1, 1e9, exclude_min=True).map(Ratio),
+        values(0, exclude_min=False).map(MaxError),
+        st.just(Lossless()),
+    )

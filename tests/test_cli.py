@@ -20,11 +20,12 @@ import xarray as xr
 
 import harmonium
 from harmonium.models import model_file, presets
+from harmonium.models.codec import Codec
 from harmonium.models.quality import Quality
 from harmonium.workflows import demo as demo_workflow
 from harmonium.workflows.cli import main
 
-from .archives import hand_made, pixels, shard_files
+from .archives import any_rate, hand_made, pixels, shard_files
 from .conftest import WriteGeotiff
 
 pytestmark = pytest.mark.usefixtures("fresh_models")
@@ -101,12 +102,12 @@ def test_help_teaches_by_example(shell: Shell, command: str) -> None:
 def test_help_and_readme_tell_of_the_presets_what_they_are(shell: Shell) -> None:
     told = shell("fit", "--help").out.split("Presets for --codec")[1].split("Examples:")[0]
     rows = [line.split(maxsplit=2) for line in told.splitlines()[1:] if line.startswith("    ")]
-    shown = {name: float(bits) for name, bits, _ in rows}
+    shown = {name: None if bits == "none" else float(bits) for name, bits, _ in rows}
     # Not part of the protocol: a preset of one's own need not have it.
     assert shown == {name: getattr(presets.get(name), "default_bits", None) for name in presets.names()}
     readme = Path(__file__).parents[1] / "README.md"
-    table = re.findall(r"^\| `([a-z-]+)`.*\| ([0-9.]+) \|$", readme.read_text(encoding="utf-8"), re.MULTILINE)
-    assert {name: float(bits) for name, bits in table} == shown
+    table = re.findall(r"^\| `([a-z-]+)`.*\| ([0-9.]+|none) \|$", readme.read_text(encoding="utf-8"), re.MULTILINE)
+    assert {name: None if bits == "none" else float(bits) for name, bits in table} == shown
 
 
 def test_help_lists_all_commands_in_full(shell: Shell) -> None:
@@ -159,7 +160,9 @@ def test_deep_presets_from_end_to_end(shell: Shell, scene: Path, tmp_path: Path,
     group = harmonium.open_archive(archive)["west"]["r10m"]
     assert group.codes.shape == (shell("info", model, "--json").document["groups"]["r10m"]["code_units"], 12, 12)
     states = group.codes.values.max(axis=(1, 2)) + 1
-    assert np.all(states <= harmonium.load_model(model).groups["r10m"].codec.transform.states)
+    fitted = harmonium.load_model(model).groups["r10m"].codec
+    assert isinstance(fitted, Codec)
+    assert np.all(states <= fitted.transform.states)
 
 
 def test_fit_of_a_part(shell: Shell, scene: Path, tmp_path: Path) -> None:
@@ -201,6 +204,85 @@ def test_an_archive_from_end_to_end(shell: Shell, scene: Path, model: Path, tmp_
     assert (verified.code, verified.document["problems"]) == (0, [])
     assert verified.document["chunks"] >= 1
     assert "all whole" in shell("verify", archive, "--scene", "west", "--cluster", "none").out
+
+
+@pytest.mark.parametrize(
+    ("options", "asked", "words"),
+    [
+        ((), {"psnr": 50.0}, "asked: PSNR 50 dB, by step "),
+        (("--psnr", "55"), {"psnr": 55.0}, "asked: PSNR 55 dB, by step "),
+        (("--max-error", "3,2"), {"max_error": [3.0, 2.0]}, "asked: largest error 3, 2"),
+        (("--lossless",), {"lossless": True}, "PSNR inf dB; asked: lossless"),
+        (("--step", "40", "--model", "transform"), {"step": 40.0}, "asked: step 40"),
+    ],
+)
+def test_targets_without_a_model(
+    shell: Shell, scene: Path, tmp_path: Path, options: tuple[str, ...], asked: dict[str, Any], words: str
+) -> None:
+    archive = tmp_path / "a.zarr"
+    command = ("compress", scene, "-a", archive, "--cluster", "none", *options)
+    made = shell(*command, "--json")
+    assert (made.code, made.err) == (0, "")
+    assert made.document["target"] == asked
+    (group,) = made.document["scenes"][0]["groups"].values()
+    assert group["asked"] == asked
+    assert (group["target"] == asked) == ("psnr" not in asked)
+    assert group["ratio"] == pytest.approx(group["pixel_bytes"] / group["bytes"])
+    if "psnr" in asked:
+        assert group["psnr_db_together"] == pytest.approx(asked["psnr"], abs=0.1)
+    assert words in shell("ls", archive).out
+    again = shell(*command)
+    assert again.code == 0
+    assert words in again.out
+    verified = shell("verify", archive, "--cluster", "none", "--against", scene, "--json")
+    assert (verified.code, verified.document["problems"]) == (0, [])
+    one_line(shell(*command[:6], "--ratio", 3), 2, "Scene west, group r10m is in the archive with the target", "--id")
+
+
+def test_a_ratio_and_a_peak(shell: Shell, scene: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "a.zarr"
+    ended = shell("compress", scene, "-a", archive, "--cluster", "none", "--ratio", 5, "--peak", 4096)
+    assert ended.code == 0
+    assert re.search(r"^west/r10m: step [0-9.]+ for ratio 5$", ended.err, re.MULTILINE)
+    (group,) = shell("ls", archive, "--json").document[0]["groups"].values()
+    assert group["ratio"] == pytest.approx(5, rel=0.02)
+    assert group["peak"] == 4096
+
+
+def test_info_of_a_model_that_takes_targets(shell: Shell, tmp_path: Path) -> None:
+    path = tmp_path / "any.harmonium"
+    path.write_bytes(any_rate(2).data)
+    assert shell("info", path, "--json").document["groups"]["r10m"]["targets"]
+    assert "128 code units, context network" in shell("info", path).out
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (("--psnr", "45", "--ratio", "20"), ("One promise at a time", "found --psnr and --ratio")),
+        (("--lossless", "--max-error", "1"), ("found --max-error and --lossless",)),
+        (("--psnr", "high"), ("--psnr: expected a number", "'high'")),
+        (("--psnr", "45,"), ("--psnr: expected a number", "'45,'")),
+        (("--psnr", "-3"), ("--psnr: A PSNR is above 0 dB", "found -3.0")),
+        (("--ratio", "1"), ("--ratio: A ratio is one number above 1",)),
+        (("--max-error", "nan"), ("--max-error: ", "0 or more")),
+        (("--step", "0"), ("--step: ", "above 0")),
+        (("--psnr", "45,45,45"), ("needs 2 values, found 3",)),
+        (("--model", "HAND", "--psnr", "45"), ("fitted for one rate", "leave it out")),
+        (("--model", "HAND", "--peak", "255"), ("this model has its own",)),
+        (("--model", "ANY"), ("needs a target", "--psnr 45")),
+        (("--model", "quick"), ("No model file at quick", "harmonium fit")),
+        (("--peak", "-1"), ("peak", "above 0")),
+    ],
+)
+def test_targets_that_cannot_be(
+    shell: Shell, scene: Path, model: Path, tmp_path: Path, options: tuple[str, ...], parts: tuple[str, ...]
+) -> None:
+    (tmp_path / "any.harmonium").write_bytes(any_rate(2).data)
+    files = {"HAND": str(model), "ANY": str(tmp_path / "any.harmonium")}
+    given = [files.get(option, option) for option in options]
+    one_line(shell("compress", scene, "-a", tmp_path / "a.zarr", "--cluster", "none", *given), 2, *parts)
+    assert not (tmp_path / "a.zarr").exists()
 
 
 def test_decompress(shell: Shell, archive: Path, tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_a_folder_that_does_not_exist(scene: ArchivedScene, tmp_path: Path) -> N
 def test_an_interrupted_scene(tmp_path: Path, make_scene: MakeScene) -> None:
     made = make_scene(pixels(SHAPE))
     archive, _ = compress(tmp_path / "a.zarr", [], hand_made(2))
-    scene_layout.prepare(archive.url, made, hand_made(2).sha256, {"r10m": 1.0})
+    scene_layout.prepare(archive.url, made, hand_made(2))
     with pytest.raises(ArchiveError, match=r"here is writing.*again"):
         decompress(archive["here"], tmp_path / "out.tif")
 

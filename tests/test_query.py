@@ -196,7 +196,7 @@ def test_no_chunk_is_decoded_until_pixels_are_asked_for(archive: Archive, monkey
 def test_an_unfinished_scene_is_left_out(tmp_path: Path, write_geotiff: WriteGeotiff) -> None:
     scenes = [make_scene(tmp_path, write_geotiff, name, 0) for name in ("g00", "g01")]
     archive, _ = compress(tmp_path / "a.zarr", scenes[:1], MODEL)
-    scene_layout.prepare(archive.url, scenes[1], MODEL.sha256, {"r10m": 10_000.0})
+    scene_layout.prepare(archive.url, scenes[1], MODEL)
     assert set(archive) == {"g00", "g01"}
     assert names(archive) == {"g00"}
 

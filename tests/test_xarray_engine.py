@@ -77,6 +77,6 @@ def test_what_is_not_there_is_named(folder: Path, tmp_path: Path) -> None:
 
 def test_an_unfinished_scene_is_refused(tmp_path: Path, make_scene: MakeScene) -> None:
     archive, _ = compress(tmp_path / "a.zarr", [], hand_made(2))
-    scene_layout.prepare(archive.url, make_scene(pixels((2, 80, 100))), hand_made(2).sha256, {"r10m": 1.0})
+    scene_layout.prepare(archive.url, make_scene(pixels((2, 80, 100))), hand_made(2))
     with pytest.raises(ArchiveError, match="here is writing"):
         xr.open_dataset(tmp_path / "a.zarr/scenes/here/r10m", engine="harmonium")

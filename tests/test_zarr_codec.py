@@ -17,16 +17,17 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, TransposeCodec
 
-from harmonium.errors import ModelError, ModelNotFound, PayloadError
+from harmonium.errors import ModelError, ModelNotFound, PayloadError, UsageError
 from harmonium.models import model_file
 from harmonium.models.codec import Codec
 from harmonium.models.model_file import ModelFile
+from harmonium.models.targets import Lossless, MaxError, Psnr, Step, Target
 from harmonium.pipeline import model_sources
 from harmonium.pipeline.grid import Tile
 from harmonium.pipeline.torch_threads import single_threaded
 from harmonium.pipeline.zarr_codec import HarmoniumCodec
 
-from .archives import compress, decoded_in_one_piece, hand_made, pixels
+from .archives import any_rate, compress, decoded_in_one_piece, hand_made, pixels
 from .conftest import MakeScene
 
 pytestmark = pytest.mark.usefixtures("fresh_models")
@@ -493,3 +494,144 @@ def test_array_to_array_codecs_may_stand_before_it_where_the_model_is_not_at_han
     stored[:] = array.transpose(1, 2, 0)
     read = np.asarray(stored[:]).transpose(2, 0, 1)
     np.testing.assert_array_equal(read, decoded_in_one_piece(hand_made(2), array, 64, 0))
+
+
+# --- targets -------------------------------------------------------------------------------------------------------
+
+
+def packaged_codec(target: Target | None = None, **changed: Any) -> HarmoniumCodec:
+    return HarmoniumCodec(target=target, **{"dtype": "uint16", "bands": 2, **changed})
+
+
+def test_a_packaged_model_needs_one_line_and_a_fresh_process_no_file(tmp_path: Path) -> None:
+    array = pixels((2, 100, 90), hole=0)
+    ds = xr.Dataset({"v": (("band", "y", "x"), array)})
+    encoding = {"v": {"serializer": packaged_codec(MaxError(2)), "chunks": (2, 64, 64), "fill_value": 0}}
+    ds.to_zarr(tmp_path / "a.zarr", encoding=encoding, consolidated=False)
+    code = """
+import sys
+import xarray as xr
+xr.open_zarr(sys.argv[1], consolidated=False, chunks=None).v.values.tofile(sys.argv[2])
+"""
+    run_python(code, tmp_path / "a.zarr", tmp_path / "pixels")
+    read = np.fromfile(tmp_path / "pixels", np.uint16).reshape(array.shape)
+    assert np.abs(read.astype(int) - array).max() <= 2
+    np.testing.assert_array_equal(read == 0, array == 0)
+    expected = decoded_in_one_piece(packaged_codec(MaxError(2)).packaged.model(), array, 64, 0, MaxError(2))  # type: ignore[union-attr]
+    np.testing.assert_array_equal(read, expected)
+    stored = sum(path.stat().st_size for path in (tmp_path / "a.zarr" / "v" / "c").rglob("*") if path.is_file())
+    assert stored < array.nbytes / 2
+
+
+def test_json_of_a_packaged_model_says_how_to_build_it() -> None:
+    codec = packaged_codec(Psnr((45, 48)), peak=4096)
+    document = json.loads(json.dumps(codec.to_dict()))
+    model_sources.forget()
+    assert document == {
+        "name": "harmonium",
+        "configuration": {
+            "model": codec.model,
+            "group": "array",
+            "target": {"psnr": [45.0, 48.0]},
+            "packaged": {"name": "transform", "dtype": "uint16", "bands": 2, "peak": 4096.0},
+        },
+    }
+    again = HarmoniumCodec.from_dict(document)
+    assert (again, hash(again)) == (codec, hash(codec))
+    assert again.codec().radiometry.peak == 4096
+
+
+def test_pickles_keep_target_and_packaged_model() -> None:
+    codec = packaged_codec(Step(3))
+    data, twin = pickle.dumps(codec), packaged_codec(Step(4))
+    model_sources.forget()
+    again = pickle.loads(data)
+    assert again == codec
+    assert again != twin
+    assert again.codec().radiometry.bands == 2
+
+
+@pytest.mark.parametrize("changed", ["digest", "name"])
+def test_networks_of_another_harmonium_are_not_taken_but_a_file_is(tmp_path: Path, changed: str) -> None:
+    codec = packaged_codec(Step(3))
+    (tmp_path / "kept.harmonium").write_bytes(model_sources.load(codec.model).data)
+    configuration = codec.to_dict()["configuration"]
+    if changed == "digest":
+        configuration["model"] = "0" * 64
+    else:
+        configuration["packaged"]["name"] = "wavelet"
+    model_sources.forget()
+    opened = HarmoniumCodec.from_dict({"name": "harmonium", "configuration": configuration})
+    with pytest.raises(ModelNotFound, match=r"No source has the model .*\. It is the packaged model '.*; install the"):
+        opened.codec()
+    if changed == "name":
+        model_sources.register_source(codec.model, str(tmp_path / "kept.harmonium"))
+        assert opened.codec().radiometry.bands == 2
+
+
+def test_a_model_file_may_take_targets_too(tmp_path: Path) -> None:
+    array = pixels((2, 70, 64))
+    ds = xr.Dataset({"v": (("band", "y", "x"), array)})
+    serializer = HarmoniumCodec(model=any_rate(2), target=Lossless())
+    ds.to_zarr(tmp_path / "a.zarr", encoding={"v": {"serializer": serializer, "fill_value": 0}}, consolidated=False)
+    np.testing.assert_array_equal(xr.open_zarr(tmp_path / "a.zarr", consolidated=False)["v"].values, array)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dtype": "uint16", "bands": 2}, "This model needs a target: one of Step, Psnr, Ratio, MaxError, Lossless"),
+        ({"model": any_rate(2)}, "needs a target"),
+        ({"model": hand_made(2), "target": Psnr(45)}, "was fitted for one rate and takes no target"),
+        ({"model": any_rate(2), "target": Psnr((45, 45, 45))}, "for each band needs 2 values, found 3"),
+        ({"target": Psnr(45)}, "needs dtype=, one of uint8, .* and bands=, 1 to 4096; found dtype=None, bands=None"),
+        ({"target": Psnr(45), "dtype": "int64", "bands": 2}, "found dtype='int64'"),
+        ({"target": Psnr(45), "dtype": "uint8", "bands": 0}, "bands=0"),
+        ({"target": Psnr(45), "dtype": "uint8", "bands": 2, "peak": -1}, "range of DN above 0, found -1"),
+        ({"model": any_rate(2), "target": Psnr(45), "bands": 2}, "dtype, bands and peak are chosen for packaged"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_there_is_a_codec(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises((UsageError, ModelError), match=message):
+        HarmoniumCodec(**arguments)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"target": {"psnr": -1}},
+        {"target": "psnr"},
+        {"target": {"psnr": 45, "ratio": 2}},
+        {"packaged": 7},
+        {"packaged": {"name": "transform"}},
+        {"packaged": {"name": "transform", "dtype": "uint16", "bands": 2, "peak": float("nan")}},
+        {"packaged": {"name": ["x"], "dtype": "uint16", "bands": 2, "peak": 1.0}},
+        {"packaged": {"name": "transform", "dtype": "uint16", "bands": 1 << 40, "peak": 1.0}},
+        {"packaged": {"name": "transform", "dtype": "uint16", "bands": 2, "peak": None, "more": 1}},
+    ],
+)
+def test_hostile_targets_and_packaged_models(changed: dict[str, Any]) -> None:
+    document = packaged_codec(Step(3)).to_dict()
+    document["configuration"] |= changed
+    with pytest.raises(ModelError, match="The codec 'harmonium'"):
+        HarmoniumCodec.from_dict(document)
+
+
+def test_reading_needs_no_target(tmp_path: Path) -> None:
+    array = pixels((2, 40, 40))
+    stored = zarr.create_array(
+        tmp_path / "a.zarr",
+        shape=array.shape,
+        chunks=array.shape,
+        dtype="uint16",
+        serializer=packaged_codec(MaxError(1)),
+    )
+    stored[:] = array
+    path = tmp_path / "a.zarr" / "zarr.json"
+    document = json.loads(path.read_text())
+    del document["codecs"][0]["configuration"]["target"]
+    path.write_text(json.dumps(document))
+    opened = zarr.open_array(tmp_path / "a.zarr", mode="r+")
+    np.testing.assert_allclose(np.asarray(opened[:]).astype(int), array, atol=1)
+    with pytest.raises(ValueError, match="needs a target"):
+        opened[:] = array

@@ -10,11 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from harmonium.models import presets
+from harmonium.models import context_training, model_file, presets
 from harmonium.models.cell_transform import CellTransform
 from harmonium.models.code_prior import StaticTables
 from harmonium.models.codec import Codec
+from harmonium.models.context_training import Source
+from harmonium.models.detail_coding import DetailModel
 from harmonium.models.model_file import GroupModel
+from harmonium.models.presets import transform
 from harmonium.models.radiometry import Radiometry
 from harmonium.models.unrolled import StackShape, UnrolledStack
 
@@ -54,7 +57,7 @@ def fit(preset: str, samples: NDArray[Any], seed: int = 0, **options: Any) -> pr
 def group(
     preset: str, fitted: presets.Fitted, training: Mapping[str, Any] | None = None, resolution: float | None = 10.0
 ) -> GroupModel:
-    codec = Codec(radiometry=fitted.radiometry, transform=fitted.transform, prior=fitted.prior)
+    codec = model_file.make_codec(fitted.radiometry, fitted.transform, fitted.prior)
     return GroupModel(
         preset=preset,
         bands=tuple(f"B{band + 1:02}" for band in range(fitted.radiometry.bands)),
@@ -67,7 +70,17 @@ def group(
 @cache
 def fitted_codec(preset: str, dtype: str, bands: int) -> Codec:
     """A codec fitted once per session."""
-    return group(preset, fit(preset, blocks(256, bands, dtype))).codec
+    codec = group(preset, fit(preset, blocks(256, bands, dtype))).codec
+    assert isinstance(codec, Codec)
+    return codec
+
+
+@cache
+def untrained() -> DetailModel:
+    """What a codec of the preset `transform` needs, from small networks that learned nothing."""
+    torch.set_num_threads(1)
+    source = Source(pixels=smooth_pixels((2, 256, 256), "uint16"), peak=10_000.0)
+    return transform.finish(context_training.new_networks(0, 4, 4), [source], seed=0)
 
 
 @cache

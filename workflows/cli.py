@@ -38,6 +38,8 @@ _PRESETS = """\b
 Presets for --codec, and bits per pixel and band without --bits:
   real-rbm                   0.5   any pixels; two machines; entropy-coded. The one to begin with
   binary-rbm                 1     8-bit pixels, each band by itself; fixed length
+Any pixels, at a rate that is chosen by `compress`; a fit goes on from the packaged model:
+  transform                  none  wavelet; context networks; entropy-coded
 On trial, deep, for any pixels:
   autoencoder                0.5   real codes, entropy-coded
   limited-state-autoencoder  0.25  codes of few states; fixed length
@@ -148,6 +150,10 @@ def fit(
 
 @app.command(
     epilog=_examples(
+        "harmonium compress S2A_MSIL1C_*.SAFE -a archive.zarr",
+        "harmonium compress *.tif -a archive.zarr --ratio 20",
+        "harmonium compress dem.tif -a archive.zarr --max-error 0.1",
+        "harmonium compress rgb.tif -a archive.zarr --psnr 42,44,40",
         "harmonium compress S2A_MSIL1C_*.SAFE -a archive.zarr --model s2.harmonium",
         "harmonium compress B02.jp2 B03.jp2 B04.jp2 -a archive.zarr --model s2.harmonium --together --id virginia",
         "harmonium compress *.tif -a archive.zarr --model s2.harmonium --cluster tcp://10.0.0.1:8786",
@@ -156,7 +162,27 @@ def fit(
 def compress(
     scenes: Scenes,
     archive: Annotated[str, typer.Option("-a", "--archive", metavar="ARCHIVE", help="Archive to make or to add to.")],
-    model: Annotated[Path, typer.Option("--model", metavar="MODEL", help="A model file that `fit` made.")],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="MODEL", help="A model file that `fit` made, or a packaged one [transform]."),
+    ] = None,
+    psnr: Annotated[
+        str | None, typer.Option("--psnr", metavar="DB", help="Least PSNR of a group, or of each band: 45 or 45,48,48.")
+    ] = None,
+    ratio: Annotated[
+        float | None, typer.Option("--ratio", metavar="R", help="Bytes of pixels for each byte stored.")
+    ] = None,
+    max_error: Annotated[
+        str | None, typer.Option("--max-error", metavar="DN", help="No pixel is further off; also for each band.")
+    ] = None,
+    lossless: Annotated[bool, typer.Option("--lossless", help="Every pixel comes back exactly.")] = False,
+    step: Annotated[
+        str | None, typer.Option("--step", metavar="DN", help="Quantiser step itself; also for each band.")
+    ] = None,
+    peak: Annotated[
+        float | None,
+        typer.Option("--peak", metavar="DN", help="Range that PSNR refers to, of a packaged model [255, 10000, 1]."),
+    ] = None,
     group: Groups = None,
     together: Together = False,
     time: Time = None,
@@ -165,13 +191,19 @@ def compress(
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Compress scenes into an archive, or resume where it stopped."""
-    from harmonium.pipeline.model_sources import load_file
+    """Compress scenes into an archive, or resume where it stopped.
+
+    Without --model, the packaged model codes any scenes. It takes one of --psnr, --ratio, --max-error, --lossless and
+    --step; without any, --psnr 50. A PSNR or a ratio is met by each resolution group of a scene as a whole. A model
+    file of `fit` has the rate that it was fitted for, and takes none of these, unless its preset is `transform`.
+    """
     from harmonium.workflows.compress import compress as workflow
+    from harmonium.workflows.target_options import target_of
 
     output = Output(as_json)
+    target = target_of(psnr=psnr, ratio=ratio, max_error=max_error, lossless=lossless, step=step)
     opened = open_scenes(scenes, output, together=together, groups=group or [], time=time, scene_id=scene_id)
-    if not workflow(opened, archive, load_file(model), output, cluster=cluster, workers=workers):
+    if not workflow(opened, archive, model, output, target=target, peak=peak, cluster=cluster, workers=workers):
         raise typer.Exit(FAILED)
 
 

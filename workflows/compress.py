@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harmonium.models import targets
 from harmonium.models.model_file import ModelFile
+from harmonium.models.targets import Target
 from harmonium.pipeline import compress as pipeline_compress
+from harmonium.pipeline import packaged_models
 from harmonium.pipeline.archive import Archive, create_archive
 from harmonium.pipeline.cluster import connect
-from harmonium.pipeline.compress import SceneDone, SceneFailed, ShardDone
+from harmonium.pipeline.compress import SceneDone, SceneFailed, ShardDone, StepFound
 from harmonium.pipeline.scene import Scene
 from harmonium.pipeline.scene_layout import grid_of
 from harmonium.workflows.describe import scene_document, scene_text
@@ -17,29 +20,46 @@ from harmonium.workflows.session import Bars, Output, Stopwatch
 
 
 def compress(
-    scenes: Sequence[Scene], url: str | Path, model: ModelFile, output: Output, *, cluster: str, workers: int | None
+    scenes: Sequence[Scene],
+    url: str | Path,
+    model: str | Path | ModelFile | None,
+    output: Output,
+    *,
+    cluster: str,
+    workers: int | None,
+    target: Target | None = None,
+    peak: float | None = None,
 ) -> bool:
     """Compress scenes and say what they became; True if every scene is complete.
 
     Raises
     ------
-    SceneError, ArchiveError, UsageError, ClusterError
+    SceneError, ModelError, ArchiveError, UsageError, ClusterError
         Before anything is written, if something does not fit.
     """
     watch = Stopwatch()
-    pipeline_compress.check_scenes(scenes, model)
+    found, target = packaged_models.find(model, scenes, target, peak)
+    pipeline_compress.check_scenes(scenes, found, target)
     archive = create_archive(url)
-    pipeline_compress.check_archive(archive, scenes, model)
+    pipeline_compress.check_archive(archive, scenes, found, target)
     with connect(cluster, workers) as executor, output.progress(("rate",)) as bars:
-        output.say(f"compressing {len(scenes)} scene(s) on {executor.description}")
+        output.say(f"compressing {len(scenes)} scene(s) on {executor.description}{_aim(target)}")
         tally = _Tally(scenes, bars, watch)
-        for event in pipeline_compress.compress(archive, scenes, model, executor):
+        for event in pipeline_compress.compress(archive, scenes, found, executor, target):
             tally.count(event)
             if isinstance(event, SceneFailed):
                 output.console.print(f"error: scene {event.scene_id}: {event.error}", markup=False)
-    document = tally.document(archive)
+            elif isinstance(event, StepFound):
+                output.say(
+                    f"{event.scene_id}/{event.group}: {targets.text(event.step)} for {targets.text(event.asked)}"
+                )
+    document = tally.document(archive) | {"target": None if target is None else targets.to_json(target)}
     output.result(document, _text(document, archive))
     return not tally.failed
+
+
+def _aim(target: Target | None) -> str:
+    return "" if target is None else f", {targets.text(target)}"
 
 
 class _Tally:
@@ -58,7 +78,9 @@ class _Tally:
         self._done: list[SceneDone] = []
         self.failed: dict[str, str] = {}
 
-    def count(self, event: ShardDone | SceneFailed | SceneDone) -> None:
+    def count(self, event: StepFound | ShardDone | SceneFailed | SceneDone) -> None:
+        if isinstance(event, StepFound):
+            return
         if isinstance(event, SceneDone):
             self._done.append(event)
             self._left[event.scene_id] = 0  # those that an earlier run made, too

@@ -4,7 +4,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+from harmonium.models import targets
 from harmonium.models.model_file import GroupModel
+from harmonium.models.targets import Lossless
 from harmonium.pipeline.archive import Archive, ArchivedScene
 from harmonium.pipeline.model_sources import load_file
 from harmonium.pipeline.scene_layout import COMPLETE
@@ -56,8 +58,9 @@ def info_model(path: Path, output: Output) -> None:
                 "bands": list(group.bands),
                 "dtype": group.codec.radiometry.dtype,
                 "resolution": group.resolution,
-                "code_units": len(group.codec.transform.states),
-                "prior": group.codec.prior.kind,
+                "code_units": group.codec.units,
+                "targets": group.codec.targets,
+                "coding": group.codec.description,
                 "training": dict(group.training),
             }
             for name, group in model.groups.items()
@@ -66,7 +69,7 @@ def info_model(path: Path, output: Output) -> None:
     lines = [f"{path}  {len(model.data)} bytes  sha256 {model.sha256}"]
     lines += [
         f"  {name}: {group.preset} for {', '.join(group.bands)} ({group.codec.radiometry.dtype}), "
-        f"{len(group.codec.transform.states)} code units, {group.codec.prior.kind}; {held_out_text(group)}"
+        f"{group.codec.description}; {held_out_text(group)}"
         for name, group in model.groups.items()
     ]
     output.result(document, "\n".join(lines))
@@ -101,8 +104,12 @@ def scene_document(scene: ArchivedScene) -> dict[str, Any]:
             "dtype": str(group.image.dtype),
             "bytes": quality.nbytes,
             "pixel_bytes": group.image.nbytes,
+            "ratio": group.image.nbytes / quality.nbytes,
             "bits_per_pixel": quality.bits_per_pixel,
+            "asked": None if group.asked is None else targets.to_json(group.asked),
+            "target": None if group.target is None else targets.to_json(group.target),
             "psnr_db": quality.psnr(group.peak).tolist(),
+            "psnr_db_together": quality.psnr_together(group.peak),
             "max_error": quality.max_error.tolist(),
             "peak": group.peak,
         }
@@ -114,16 +121,25 @@ def scene_text(document: dict[str, Any], *, long: bool = False) -> str:
     lines = [f"{document['scene']}  {document['time'] or 'no time'}  {document['state']}"]
     for name, group in document["groups"].items():
         bands, height, width = group["shape"]
-        ratio = group["pixel_bytes"] / group["bytes"]
         lines.append(
             f"  {name}: {bands} × {height} × {width} {group['dtype']}, {group['bytes'] / 1e6:.3f} MB, "
-            f"ratio {ratio:.1f}, {decimals(group['bits_per_pixel'], 3)} bits per pixel and band, "
-            f"PSNR {_psnr(group['psnr_db'])} dB"
+            f"ratio {group['ratio']:.1f}, {decimals(group['bits_per_pixel'], 3)} bits per pixel and band, "
+            f"PSNR {_psnr(group['psnr_db'])} dB{_promise(group)}"
         )
         if long:
             for band, psnr, largest in zip(group["bands"], group["psnr_db"], group["max_error"], strict=True):
                 lines.append(f"    {band}: {_psnr([psnr])} dB (peak {group['peak']:g}), largest error {largest:g} DN")
     return "\n".join(lines)
+
+
+def _promise(group: dict[str, Any]) -> str:
+    """What was asked, what that became, and how well it is met; nothing of a model that takes no target."""
+    if group["asked"] is None:
+        return ""
+    asked, kept = targets.from_json(group["asked"]), targets.from_json(group["target"])
+    together = f" (together {_psnr([group['psnr_db_together']])})" if asked != Lossless() else ""
+    by = "" if kept == asked else f", by {targets.text(kept)}"
+    return f"{together}; asked: {targets.text(asked)}{by}"
 
 
 def decimals(value: float, count: int) -> str:

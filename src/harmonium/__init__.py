@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from harmonium.api import compress, fit, verify
     from harmonium.errors import HarmoniumError
     from harmonium.models.model_file import ModelFile
+    from harmonium.models.targets import Lossless, MaxError, Psnr, Ratio, Step
     from harmonium.pipeline.archive import Archive, open_archive
     from harmonium.pipeline.decompress import decompress
     from harmonium.pipeline.model_sources import load_file as load_model
@@ -23,8 +24,13 @@ __all__ = [
     "Archive",
     "HarmoniumCodec",
     "HarmoniumError",
+    "Lossless",
+    "MaxError",
     "ModelFile",
+    "Psnr",
+    "Ratio",
     "Scene",
+    "Step",
     "__version__",
     "compress",
     "decompress",
@@ -42,8 +48,13 @@ _HOMES = {
     "Archive": "harmonium.pipeline.archive:Archive",
     "HarmoniumCodec": "harmonium.pipeline.zarr_codec:HarmoniumCodec",
     "HarmoniumError": "harmonium.errors:HarmoniumError",
+    "Lossless": "harmonium.models.targets:Lossless",
+    "MaxError": "harmonium.models.targets:MaxError",
     "ModelFile": "harmonium.models.model_file:ModelFile",
+    "Psnr": "harmonium.models.targets:Psnr",
+    "Ratio": "harmonium.models.targets:Ratio",
     "Scene": "harmonium.pipeline.scene:Scene",
+    "Step": "harmonium.models.targets:Step",
     "compress": "harmonium.api:compress",
     "decompress": "harmonium.pipeline.decompress:decompress",
     "fit": "harmonium.api:fit",

@@ -1,7 +1,8 @@
 """What the commands do, as plain functions that print nothing.
 
-    from harmonium import compress, fit, open_archive, open_scene
+    from harmonium import Psnr, compress, fit, open_archive, open_scene
 
+    compress([open_scene("west.tif")], "archive.zarr", target=Psnr(45))
     model = fit([open_scene("west.tif")], seed=7)
     compress([open_scene("east.tif")], "archive.zarr", model)
     pixels = open_archive("archive.zarr")["east"]["r10m"].open()
@@ -16,8 +17,10 @@ from rasterio.crs import CRS
 
 from harmonium.errors import ArchiveError
 from harmonium.models.model_file import ModelFile
+from harmonium.models.targets import Target
 from harmonium.pipeline import compress as _compress
 from harmonium.pipeline import fit as _fit
+from harmonium.pipeline import packaged_models
 from harmonium.pipeline import verify as _verify
 from harmonium.pipeline.archive import Archive, create_archive
 from harmonium.pipeline.cluster import connect
@@ -79,27 +82,50 @@ def fit(
 def compress(
     scenes: Sequence[Scene],
     archive: str | Path,
-    model: ModelFile,
+    model: ModelFile | str | Path | None = None,
     *,
+    target: Target | None = None,
+    peak: float | None = None,
     cluster: str = "local",
     workers: int | None = None,
 ) -> Archive:
     """Compress scenes into an archive, made if it is not there; again, it resumes what was interrupted.
 
+    Parameters
+    ----------
+    scenes
+        See `open_scene`.
+    archive
+        Where it is.
+    model
+        What `fit` made, its file, or the name of a packaged model; None takes the packaged `transform`, which codes any
+        scenes.
+    target
+        What is promised, for models that take targets: `Psnr(45)`, `Ratio(20)`, `MaxError(1)`, `Lossless()`, `Step(8)`.
+        A PSNR and a ratio are met by each resolution group of a scene as a whole, by one step for the group. None takes
+        `Psnr(50)` for a packaged model.
+    peak
+        Value range in DN that PSNR refers to, for a packaged model; None takes the default of the pixel type.
+    cluster, workers
+        See `harmonium.pipeline.cluster.connect`.
+
     Raises
     ------
     SceneError
         Before anything is written, if the model does not fit a scene.
+    ModelError
+        Before anything is written, if there is no such model.
     ArchiveError
         If the archive has something else of that name, or some scenes failed, after all others are complete.
     UsageError, ClusterError
-        If the cluster is not there.
+        If model, target and peak do not go together, or the cluster is not there.
     """
-    _compress.check_scenes(scenes, model)
+    found, target = packaged_models.find(model, scenes, target, peak)
+    _compress.check_scenes(scenes, found, target)
     opened = create_archive(archive)
-    _compress.check_archive(opened, scenes, model)
+    _compress.check_archive(opened, scenes, found, target)
     with connect(cluster, workers) as executor:
-        events = list(_compress.compress(opened, scenes, model, executor))
+        events = list(_compress.compress(opened, scenes, found, executor, target))
     failed = [event for event in events if isinstance(event, _compress.SceneFailed)]
     if failed:
         reasons = "; ".join(f"{event.scene_id}: {event.error}" for event in failed)
