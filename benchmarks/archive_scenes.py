@@ -82,9 +82,20 @@ def load(name: str, size: int | None = None) -> Scene:
     Skipped
         If the development data do not have it.
     """
+    return read(name, FILES[name], size)
+
+
+def read(name: str, path: str, size: int | None = None) -> Scene:
+    """A file of the development data as a scene, or the `size` × `size` pixels in its middle.
+
+    Raises
+    ------
+    Skipped
+        If the development data do not have it.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(shared_file(FILES[name])) as source:
+        with rasterio.open(shared_file(path)) as source:
             pixels, nodata = source.read(), source.nodata
     for axis in (1, 2):
         length = pixels.shape[axis]

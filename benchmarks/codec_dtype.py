@@ -148,6 +148,7 @@ def measure(options: argparse.Namespace) -> Report:
     group = scene.groups[0]
     model = common.fit_or_load(options.model, scene, FitOptions(effort=options.effort))
     codec = model.groups[GROUP].codec
+    assert isinstance(codec, Codec)
     codecs = {"float32": codec, "bfloat16": _in_bfloat16(codec)}
     grid = TileGrid(height=group.shape[1], width=group.shape[2], chunk=options.chunk)
     whole = [tile for tile in grid.chunks() if tile.width == tile.height == options.chunk]

@@ -20,7 +20,7 @@ from benchmarks import common
 from benchmarks.common import GROUP, ROOT, Report, Table, spread, verdict
 from benchmarks.processes import Run, compress_command, watch
 from harmonium.errors import ClusterError
-from harmonium.models.codec import Codec
+from harmonium.models.chunk_codec import ChunkCodec
 from harmonium.models.presets import FitOptions
 from harmonium.models.quality import psnr
 from harmonium.pipeline.archive import ArchivedGroup, create_archive
@@ -63,7 +63,7 @@ def _count_tasks(scene: Scene, model: Path, folder: Path) -> int:
     return executor.tasks
 
 
-def _codec_split(codec: Codec, scene: Scene, chunks: int) -> dict[str, list[float]]:
+def _codec_split(codec: ChunkCodec, scene: Scene, chunks: int) -> dict[str, list[float]]:
     """Seconds to compress, and to decompress, the same chunks one after the other, on one thread."""
     group = scene.group(GROUP)
     grid, fill = grid_of(group), float(fill_value(group))

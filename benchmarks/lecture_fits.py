@@ -18,6 +18,7 @@ import torch
 from benchmarks import lecture_scenes
 from harmonium.models import model_file, presets
 from harmonium.models.codec import Codec
+from harmonium.models.detail_coding import DetailModel
 from harmonium.models.model_file import GroupModel
 from harmonium.models.presets import FitOptions, Preset
 
@@ -114,6 +115,7 @@ def fit_all(todo: list[Job], folder: Path, effort: float, processes: int) -> dic
 def load(job: Job, folder: Path, effort: float) -> Fit:
     """A fit that was made."""
     group = model_file.from_bytes(_path(folder, job, effort).read_bytes()).groups[_GROUP]
+    assert isinstance(group.codec, Codec)
     return Fit(job=job, codec=group.codec, record=dict(group.training))
 
 
@@ -123,6 +125,8 @@ def _fit(job: Job, folder: Path, effort: float) -> float:
     curve: list[tuple[str, int, int, float]] = []
     fitted = preset_of(job).fit(cells, FitOptions(bits=job.bits, effort=effort), lambda *step: curve.append(step))
     seconds = time.process_time() - begun
+    assert not isinstance(fitted.transform, DetailModel)
+    assert fitted.prior is not None
     codec = Codec(radiometry=fitted.radiometry, transform=fitted.transform, prior=fitted.prior)
     bands = tuple(f"band{number}" for number in range(fitted.transform.bands))
     training = {**fitted.record, "seconds": seconds, "curve": [list(step) for step in curve]}

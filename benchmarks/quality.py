@@ -22,6 +22,7 @@ from benchmarks.measured import Measured, archived, overall, peer
 from benchmarks.orientation import gaussian_bound, principal_components
 from harmonium.models import contrastive_divergence, fine_tuning
 from harmonium.models.code_prior import PackedBits, StaticTables
+from harmonium.models.codec import Codec
 from harmonium.models.model_file import ModelFile
 from harmonium.models.presets import FitOptions
 from harmonium.models.quality import Quality, psnr
@@ -84,8 +85,10 @@ def _row(name: str, quality: Quality, peak: float) -> tuple[str, ...]:
 
 def _prior_row(bits: float, model: ModelFile, ours: Measured) -> tuple[str, ...]:
     """Sizes of the same codes; payload headers and masks belong to what is stored only."""
-    prior = model.groups[GROUP].codec.prior
+    codec = model.groups[GROUP].codec
     pixels = int(ours.quality.count.sum())
+    assert isinstance(codec, Codec)
+    prior = codec.prior
     assert isinstance(prior, StaticTables)
     occurring = PackedBits((ours.codes.max(axis=1) - ours.codes.min(axis=1) + 1).tolist())
     cells = ours.codes.shape[1]

@@ -7,43 +7,53 @@ each scene, to `--out`.
 
 import argparse
 import csv
+import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from benchmarks import archive_scenes, common
-from benchmarks.archive_peers import Point, curve, lossy_peers
+from benchmarks import archive_scenes, common, transform_models
+from benchmarks.archive_peers import Point, curve
 from benchmarks.archive_scenes import Scene
-from benchmarks.bd_rate import DeltaRate, bd_rate
-from benchmarks.bounded_peers import BOUNDS, bounded_curve, bounded_peers
-from benchmarks.common import Report, Skipped, Table
-from harmonium.errors import UsageError
+from benchmarks.bd_rate import DeltaRate
+from benchmarks.bounded_peers import BOUNDS, bounded_curve
+from benchmarks.common import Report, Skipped
+from benchmarks.rate_tables import (
+    ANCHORS,
+    BOUNDED,
+    HIGH,
+    LOSSY,
+    LOW,
+    OURS,
+    OURS_BOUNDED,
+    Curves,
+    bounded_table,
+    delta_table,
+    deltas,
+    is_lossy,
+    rates,
+    shares,
+    shares_table,
+)
+from benchmarks.transform_peers import transform_bounded, transform_curve
 
-LOW, HIGH = 38.0, 56.0
-"""In dB: what the delta is taken over, where both curves cover it."""
-
-LOSSY = {peer.name: peer for peer in lossy_peers()}
-BOUNDED = {peer.name: peer for peer in bounded_peers()}
-ANCHOR = next(iter(LOSSY))
-"""The peer that deltas refer to."""
+PEERS = (*LOSSY, OURS, *BOUNDED, OURS_BOUNDED)
+"""Names of all codecs."""
 
 _SLOW = "effort 9"
 """In the names of peers that are measured only when they are asked for."""
-
-Curves = Mapping[str, Mapping[str, list[Point]]]
-"""By scene and peer."""
 
 
 # --- measuring -----------------------------------------------------------------------------------------------------
 
 
-def measured(scene: Scene, peer: str, kept: Path) -> list[Point]:
-    """What a peer makes of a scene, from that file if it is there, which else is written.
+def measured(scene: Scene, peer: str, kept: Path, model: bytes | None) -> list[Point]:
+    """What a peer makes of a scene, from that file if it is there, which else is written; `model` is of our own codec.
 
     Raises
     ------
@@ -52,70 +62,35 @@ def measured(scene: Scene, peer: str, kept: Path) -> list[Point]:
     """
     if kept.is_file():
         return [Point(**found) for found in json.loads(kept.read_text())]
-    points = curve(scene, LOSSY[peer]) if peer in LOSSY else bounded_curve(scene, BOUNDED[peer])
+    if model is not None:
+        codec = transform_models.codec(model, scene.pixels.dtype.name, len(scene.pixels), scene.peak)
+        points = transform_curve(scene, codec, LOW, HIGH) if peer == OURS else transform_bounded(scene, codec)
+    else:
+        points = curve(scene, LOSSY[peer]) if peer in LOSSY else bounded_curve(scene, BOUNDED[peer])
     new = kept.with_suffix(".new")
     new.write_text(json.dumps([asdict(found) for found in points], indent=1) + "\n")
     new.replace(kept)  # a file that is there is whole
     return points
 
 
+def own_model(scene: str, peer: str, folder: Path | None) -> bytes | None:
+    """The model of our codec that has not seen the scene; None of all other codecs.
+
+    Raises
+    ------
+    Skipped
+        If it is not here.
+    """
+    if peer not in (OURS, OURS_BOUNDED):
+        return None
+    if folder is None:
+        raise Skipped("--models names no folder of models")
+    return transform_models.of_fold(folder, scene)
+
+
 def slug(name: str) -> str:
     """A name for options and files."""
     return name.replace(" + ", "-").replace(" ", "-").replace("(", "").replace(")", "").lower()
-
-
-# --- tables --------------------------------------------------------------------------------------------------------
-
-
-def deltas(curves: Curves) -> dict[str, dict[str, DeltaRate]]:
-    """By peer and scene, beside the anchor; scenes whose curves have no common range are left out."""
-    found: dict[str, dict[str, DeltaRate]] = {}
-    for scene, by_peer in curves.items():
-        for peer in by_peer:
-            if peer == ANCHOR or peer not in LOSSY or ANCHOR not in by_peer:
-                continue
-            try:
-                delta = bd_rate(_rates(by_peer[ANCHOR]), _rates(by_peer[peer]), LOW, HIGH)
-            except UsageError:
-                continue
-            found.setdefault(peer, {})[scene] = delta
-    return found
-
-
-def _rates(points: Sequence[Point]) -> list[tuple[float, float]]:
-    return [(found.bits, found.psnr) for found in points if math.isfinite(found.psnr)]
-
-
-def delta_table(curves: Curves) -> Table:
-    """Every scene, and the mean."""
-    by_peer = deltas(curves)
-    rows = [(scene, *(_delta(found.get(scene)) for found in by_peer.values())) for scene in curves]
-    means = []
-    for found in by_peer.values():
-        percents = [delta.percent for delta in found.values()]
-        means.append(f"{sum(percents) / len(percents):+.1f} % of {len(percents)}")
-    rows.append(("mean of scenes", *means))
-    title = f"Bits beside {ANCHOR}, {LOW:g} to {HIGH:g} dB or what both curves cover of it"
-    return Table(title=title, columns=("scene", *by_peer), rows=tuple(rows))
-
-
-def _delta(delta: DeltaRate | None) -> str:
-    if delta is None:
-        return "no common range"
-    whole = (delta.low, delta.high) == (LOW, HIGH)
-    return f"{delta.percent:+.1f} %" + ("" if whole else f" ({delta.low:.1f} to {delta.high:.1f} dB)")
-
-
-def bounded_table(curves: Curves) -> Table:
-    """Bits at each bound."""
-    rows = [
-        (scene, peer, *(f"{found.bits:.3f}" for found in points))
-        for scene, by_peer in curves.items()
-        for peer, points in by_peer.items()
-        if peer in BOUNDED
-    ]
-    columns = ("scene", "codec", *(f"{bound} DN" if bound else "exact" for bound in BOUNDS))
-    return Table(title="Bits per pixel and band at a largest error, verified", columns=columns, rows=tuple(rows))
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
@@ -128,7 +103,7 @@ def write_csv(path: Path, curves: Curves) -> None:
         writer.writerow(("scene", "codec", "bound_dn", "bytes", "bits", "psnr_db", "max_error_dn"))
         for scene, by_peer in curves.items():
             for peer, points in by_peer.items():
-                bounds: Sequence[int | str] = BOUNDS if peer in BOUNDED else [""] * len(points)
+                bounds: Sequence[int | str] = [""] * len(points) if is_lossy(peer) else BOUNDS
                 for bound, found in zip(bounds, points, strict=True):
                     values = (found.nbytes, found.bits, found.psnr, found.max_error)
                     writer.writerow((scene, peer, bound, *values))
@@ -140,11 +115,11 @@ def draw(path: Path, scene: str, by_peer: Mapping[str, Sequence[Point]]) -> None
         figure = Figure(figsize=(8, 5.2), layout="constrained")
         axes = figure.subplots()
         for peer, points in by_peer.items():
-            rates = _rates(points)
-            if not rates:
+            drawn = rates(points)
+            if not drawn:
                 continue
-            bits, decibels = zip(*rates, strict=True)
-            axes.plot(bits, decibels, "o-" if peer in LOSSY else ".--", label=peer, markersize=4, linewidth=1.2)
+            bits, decibels = zip(*drawn, strict=True)
+            axes.plot(bits, decibels, "o-" if is_lossy(peer) else ".--", label=peer, markersize=4, linewidth=1.2)
         axes.axhspan(LOW, HIGH, color="0.95", zorder=0)
         axes.set(xscale="log", xlabel="bits per pixel and band", ylabel="PSNR, dB", title=scene)
         axes.grid(alpha=0.3, which="both", linewidth=0.5)
@@ -168,20 +143,28 @@ _NOTES = (
     "rounded to integers after. Of JPEG XL without loss the smaller of efforts 7 and 9.",
 )
 
+_OWN_NOTES = (
+    "harmonium: the model of the fold in which the scene, its neighbours and its other dates were left out; one step "
+    "for the whole scene; chunks of 512 pixels, all bytes of their payloads, decoded from these.",
+)
+
 
 def compare(options: argparse.Namespace) -> Report:
     """Measure what is missing, draw, tell."""
     for folder in (options.out, options.work):
         folder.mkdir(parents=True, exist_ok=True)
-    names = {slug(name): name for name in (*LOSSY, *BOUNDED)}
+    names = {slug(name): name for name in PEERS}
     curves: dict[str, dict[str, list[Point]]] = {}
     left_out: dict[str, None] = {}
     for name in options.scenes:
         scene = archive_scenes.load(name, options.size)
         for peer in options.peers:
-            kept = options.work / f"{name}_{options.size or 'whole'}_{peer}.json"
             try:
-                points = measured(scene, names[peer], kept)
+                model = own_model(name, names[peer], options.models)
+                # What another model gave is measured anew.
+                identity = "" if model is None else f"_{hashlib.sha256(model).hexdigest()[:12]}"
+                kept = options.work / f"{name}_{options.size or 'whole'}_{peer}{identity}.json"
+                points = measured(scene, names[peer], kept, model)
             except Skipped as reason:
                 left_out[f"{names[peer]} was left out: {reason}."] = None
                 continue
@@ -193,14 +176,23 @@ def compare(options: argparse.Namespace) -> Report:
         raise Skipped(" ".join(left_out) or "neither scenes nor peers were asked for")
     write_csv(options.out / "rate_distortion.csv", curves)
     cut = () if options.size is None else (f"Only the middle {options.size} × {options.size} pixels of each scene.",)
+    return _report(curves, [*_NOTES, *(_OWN_NOTES if options.models else ()), *cut, *left_out])
+
+
+def _report(curves: Curves, notes: Sequence[str]) -> Report:
+    by_anchor = {anchor: deltas(curves, anchor) for anchor in ANCHORS}
+    tables = [delta_table(curves, anchor) for anchor, found in by_anchor.items() if found]
+    if any(not is_lossy(peer) for by_peer in curves.values() for peer in by_peer):
+        tables.append(bounded_table(curves))
+    if shares(curves):
+        tables.append(shares_table(curves))
     return Report(
         name="rate_distortion",
-        tables=[delta_table(curves), bounded_table(curves)],
-        notes=[*_NOTES, *cut, *left_out],
+        tables=tables,
+        notes=notes,
         measured={
-            "delta_rate": {
-                peer: {scene: asdict(delta) for scene, delta in found.items()} for peer, found in deltas(curves).items()
-            },
+            "delta_rate": {anchor: _plain(found) for anchor, found in by_anchor.items()},
+            "share_of_best_at_bounds": shares(curves),
             "points": {
                 scene: {peer: [asdict(found) for found in points] for peer, points in by_peer.items()}
                 for scene, by_peer in curves.items()
@@ -209,12 +201,17 @@ def compare(options: argparse.Namespace) -> Report:
     )
 
 
+def _plain(found: Mapping[str, Mapping[str, DeltaRate]]) -> dict[str, dict[str, Any]]:
+    return {peer: {scene: asdict(delta) for scene, delta in by_scene.items()} for peer, by_scene in found.items()}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, measure, publish."""
-    names = [slug(name) for name in (*LOSSY, *BOUNDED)]
-    usual = [slug(name) for name in (*LOSSY, *BOUNDED) if _SLOW not in name]
+    names = [slug(name) for name in PEERS]
+    usual = [slug(name) for name in PEERS if _SLOW not in name]
     parser = common.parser(__doc__)
     parser.add_argument("--work", type=Path, default=Path("rate-distortion"), help="folder of what was measured, kept")
+    parser.add_argument("--models", type=Path, help="folder of fold_A.harmonium, …, to measure our codec with")
     parser.add_argument("--scenes", nargs="+", choices=archive_scenes.FILES, default=list(archive_scenes.FILES))
     parser.add_argument("--peers", nargs="+", choices=names, default=usual, help="which codecs")
     parser.add_argument("--size", type=int, help="pixels of a side, from the middle; whole scenes without it")

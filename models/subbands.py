@@ -31,15 +31,26 @@ def level_class(level: int) -> int:
     return min(level, CLASSES - 1)
 
 
+def _powers() -> tuple[float, ...]:
+    """1, `LOW_GAIN`², `LOW_GAIN`⁴, ... by products: a library's power may differ in its last bit from another's."""
+    found = [1.0]
+    for _ in range(LEVELS):
+        found.append(found[-1] * LOW_GAIN * LOW_GAIN)
+    return tuple(found)
+
+
+_LOW_GAINS = _powers()
+
+
 def gains(level: int) -> tuple[float, float, float]:
     """Factors that make the three bands of details of a level nearly orthonormal."""
-    gain = LOW_GAIN ** (2 * level)
-    return gain, gain, gain / LOW_GAIN**2
+    gain = _LOW_GAINS[level]
+    return gain, gain, gain / _LOW_GAINS[1]
 
 
 def low_gain(level: int) -> float:
     """Factor of the low band that is left after levels 0 to `level`."""
-    return float(LOW_GAIN ** (2 * level + 2))
+    return _LOW_GAINS[level + 1]
 
 
 def gain_column(level: int) -> Tensor:

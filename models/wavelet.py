@@ -17,7 +17,7 @@ _LIFTS = tuple(round(value * 2**_SHIFT) for value in (-1.586134342059924, -0.052
 _LIFTS += tuple(round(value * 2**_SHIFT) for value in (0.882911075530934, 0.443506852043971))
 _UNIT = 2.0**-_SHIFT
 
-LOW_GAIN = 2**0.5 / 1.230174104914001
+LOW_GAIN = 1.4142135623730951 / 1.230174104914001
 """What a low value has to be multiplied by for a nearly orthonormal transform; a high one by its inverse."""
 
 DETAILS = 3

@@ -17,7 +17,7 @@ from benchmarks.archive_peers import LossyPeer, Point
 from benchmarks.archive_scenes import Scene, masked
 from benchmarks.bounded_peers import BOUNDS
 from benchmarks.common import Skipped
-from benchmarks.rate_distortion import ANCHOR, bounded_table, delta_table
+from benchmarks.rate_tables import ANCHOR, LOSSY, bounded_table, delta_table
 
 PEERS = ("jpeg-2000-per-band", "klt-jpeg-2000", "klt-hevc-intra", "lerc")
 
@@ -40,7 +40,7 @@ def test_a_second_run_measures_nothing(
     monkeypatch.setattr(archive_scenes, "load", made_up)
     out, work = tmp_path / "out", tmp_path / "work"
     monkeypatch.setitem(
-        rate_distortion.LOSSY,
+        LOSSY,
         "KLT + HEVC intra",
         LossyPeer(name="KLT + HEVC intra", codec=unavailable, components=True),
     )
