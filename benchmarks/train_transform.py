@@ -2,6 +2,10 @@
 
     python -m benchmarks.train_transform --leave-out A --steps 2200 --out rate-distortion/models/fold_A.harmonium
 
+A model is fitted to one sensor, as `harmonium fit --codec transform` does from the packaged one, by
+
+    python -m benchmarks.train_transform --start MODEL --scenes NAME... --rate 3e-4 --steps 250 --out FITTED
+
 Run the same command again to go on where it stopped: the networks, the optimiser's state and the step are kept beside
 the output every `--every` steps. A training that was cut gives the same networks as one that was not, on one machine
 and with one number of threads. `--from STATE.pt` trains nothing and writes the model of networks that are there.
@@ -162,7 +166,7 @@ def run(options: argparse.Namespace) -> None:
         seed=options.seed,
         trunk=options.trunk,
         head=options.head,
-        scenes=transform_scenes.training_scenes(options.leave_out),
+        scenes=tuple(options.scenes or transform_scenes.training_scenes(options.leave_out)),
         left_out=options.leave_out,
         rate=options.rate,
         start=None if options.start is None else hashlib.sha256(options.start.read_bytes()).hexdigest(),
@@ -201,6 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("--out", type=Path, required=True, help="the model")
     add("--leave-out", choices=tuple(transform_scenes.FOLDS), help="fold whose scenes are not trained on [none]")
+    add("--scenes", nargs="+", choices=tuple(transform_scenes.FILES), help="train on these only")
     add("--steps", type=int, default=2200, help="of the training [2200]")
     add("--rate", type=float, default=Schedule(steps=1).learning_rate, help="highest learning rate [%(default)s]")
     add("--start", type=Path, help="model whose networks the training goes on from [none]")

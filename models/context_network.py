@@ -152,7 +152,10 @@ class LevelNetwork(nn.Module):
         `details` are companded, in whole sixteenths, (planes, 3, height, width): only those known at the step are seen.
         """
         step = STEP_ORDER[number]
-        found: Tensor = self.joined[number](step.take(trunk))
+        lines = step.take(trunk)
+        if not lines.numel():  # a plane of one line has no odd ones
+            return lines[:, :OUTPUTS]
+        found: Tensor = self.joined[number](lines)
         if step.known:
             seen = known_details(details, step) / SIXTEENTHS
             found = found + F.conv2d(seen, convolution(self.known, number).weight, stride=step.stride)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from harmonium.models import plane_rotation, subbands, wavelet
+from harmonium.models import plane_rotation, subbands
 from harmonium.models.cells import CELL
 from harmonium.models.context_network import PLANES_BEFORE, SIXTEENTHS, STEP_ORDER, LevelNetwork, companded, features
 from harmonium.models.scale_tables import LARGEST_INDEX, PER_OCTAVE, RESTORED, SHAPES, SMALLEST, WIDER
@@ -186,6 +186,7 @@ def _examples(pixels: Tensor, peak: float, draw: random.Random) -> list[_Example
     kept = slice(first, first + MAX_PLANES)
     order = torch.arange(len(pixels))[kept]
     found = []
+    shapes = subbands.low_shapes(*pixels.shape[1:])
     for level in range(LEVELS - 1, -1, -1):
         kind, gain = level_class(level), subbands.gain_column(level)
         rotated = plane_rotation.to_planes(details[level], angles[kind]).mul(gain / RESTORED)
@@ -199,7 +200,7 @@ def _examples(pixels: Tensor, peak: float, draw: random.Random) -> list[_Example
         )
         found.append(example)
         restored = plane_rotation.to_bands(numbers.mul(RESTORED / gain).round(), angles[kind])
-        low = wavelet.backward(low, restored)
+        low = subbands.synthesise_level(low, restored, shapes[level])
     return found[::-1]
 
 

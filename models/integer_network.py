@@ -235,7 +235,7 @@ def rounded(network: LevelNetwork, examples: Sequence[tuple[Tensor, Tensor]]) ->
         unit, inputs = after, LIMIT
     joined, known, hidden, outputs = [], [], [], []
     for number, step in enumerate(STEP_ORDER):
-        after, last = (ranges[f"{name}.{number}"] / LIMIT for name in ("joined", "hidden"))
+        after, last = (ranges.get(f"{name}.{number}", 1.0) / LIMIT for name in ("joined", "hidden"))
         details = convolution(network.known, number).weight * (1 if step.known else 0)
         layer = convolution(network.joined, number)
         whole, beside = _rounded_layer(layer.weight, bias_of(layer), unit, LIMIT, after, details)
@@ -288,6 +288,8 @@ def _ranges(network: LevelNetwork, examples: Sequence[tuple[Tensor, Tensor]]) ->
         for number, layer in enumerate(network.trunk_layers):
             trunk = note(f"trunk.{number}", F.relu(layer(trunk)))
         for number, step in enumerate(STEP_ORDER):
+            if not step.take(trunk).numel():
+                continue
             sums = network.joined[number](step.take(trunk))
             if step.known:
                 known = known_details(details, step) / SIXTEENTHS

@@ -26,6 +26,7 @@ from harmonium.models.scale_tables import (
     SCALES,
     SHAPES,
     SYMBOLS,
+    TABLES,
     table_number,
 )
 
@@ -129,8 +130,10 @@ class Tables:
     """Static tables as the coder takes them."""
 
     def __init__(self, frequencies: NDArray[np.int64]) -> None:
-        if frequencies.ndim != 2 or frequencies.shape[1] != SYMBOLS or frequencies.min() < 1:
-            raise ValueError(f"Expected tables of {SYMBOLS} frequencies of at least 1, found {frequencies.shape}")
+        if frequencies.shape != (TABLES, SYMBOLS) or frequencies.min() < 1:
+            raise ValueError(
+                f"Expected {TABLES} tables of {SYMBOLS} frequencies of at least 1, found {frequencies.shape}"
+            )
         if (frequencies.sum(axis=1) != 1 << TABLE_BITS).any():
             raise ValueError(f"Expected frequencies that sum to {1 << TABLE_BITS}, found {frequencies.sum(axis=1)}")
         self.frequencies = frequencies

@@ -53,7 +53,7 @@ bit, one would pay 2 log(2) D = 0.116."""
 BOUND_STEPS = 1.2
 """Steps under a bound d, in multiples of the distance between residuals: 2 d + 1, of floats 2 d."""
 
-_LARGEST_VALUE = float(1 << 30)
+_LARGEST_VALUE = float(1 << 24)
 """In steps: finer ones would leave the range of coded numbers."""
 
 _SAMPLED_ROWS = 16
@@ -167,6 +167,7 @@ class TransformCodec:
         return min(kept, key=lambda offer: offer.quality.nbytes)
 
     def _stepped(self, chunk: "_Chunk", steps: NDArray[np.float32]) -> Encoded | None:
+        steps = np.maximum(steps, np.float32(_LEAST_STEP))
         if chunk.largest(steps) > _LARGEST_VALUE:
             return None
         return self._finish(chunk, *self._transformed(chunk, steps))
@@ -178,12 +179,12 @@ class TransformCodec:
 
     def _bounded(self, chunk: "_Chunk", bounds: NDArray[np.float32]) -> Encoded | None:
         if chunk.pixels.dtype.kind != "f":
-            bounds = np.floor(bounds)
+            bounds = np.floor(bounds)  # never above what was asked for: see `_per_band`
             if not bounds.any():
                 return self._exact(chunk)
         distance = chunk.distances(bounds)
         steps = (distance * BOUND_STEPS).astype(np.float32)
-        if (steps <= 0).any() or chunk.largest(steps) > _LARGEST_VALUE:
+        if not np.isfinite(steps).all() or (steps <= 0).any() or chunk.largest(steps) > _LARGEST_VALUE:
             return None
         section, coded = self._transformed(chunk, steps)
         shown = _to_pixels(chunk.pixels.shape, section, coded.restored, chunk.pixels.dtype)
@@ -348,7 +349,8 @@ class _Chunk:
         if self.pixels.dtype.kind != "f":
             return 2 * bounds + 1
         largest = self.centred.abs().amax((1, 2)).numpy() + np.abs(self.offset) + bounds
-        return ((bounds - np.spacing(largest.astype(np.float32))) * 2 * _SLACK).astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused
+            return ((bounds - np.spacing(largest.astype(np.float32))) * 2 * _SLACK).astype(np.float32)
 
 
 def _measured(chunk: _Chunk, payload: Payload, decoded: Pixels) -> Encoded:
@@ -386,8 +388,16 @@ def bisect_step(
     return best
 
 
+_LARGEST_TARGET = 1e38
+_LEAST_STEP = 1e-38
+"""In DN, so that steps, bounds and what is made of them are float32."""
+
+
 def _per_band(values: float | tuple[float, ...], chunk: _Chunk) -> NDArray[np.float32]:
-    return np.broadcast_to(np.asarray(values, np.float32), (len(chunk.pixels),)).copy()
+    """Values of each band in float32, never above those asked for."""
+    wide = np.broadcast_to(np.asarray(values, np.float64), (len(chunk.pixels),))
+    found = np.minimum(wide, _LARGEST_TARGET).astype(np.float32)
+    return np.where(found > wide, np.nextafter(found, np.float32(0)), found)
 
 
 def _units(steps: NDArray[np.float32]) -> NDArray[np.float64]:
