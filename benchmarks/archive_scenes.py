@@ -1,6 +1,7 @@
 """Scenes at native resolution to measure archive codecs on: none of their bands was repeated to a finer grid."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,9 @@ FILES = {
     "naip-5m": "naip/n_dakota/n_dakota_20180716_5m.tif",
 }
 """Names of scenes, and their files in the development data."""
+
+BANDS = {"bouconne-10m": (1, 2, 3, 7)}
+"""Bands of files, counted from 1, that hold others, too, which were repeated to a finer grid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -82,11 +86,11 @@ def load(name: str, size: int | None = None) -> Scene:
     Skipped
         If the development data do not have it.
     """
-    return read(name, FILES[name], size)
+    return read(name, FILES[name], size, BANDS.get(name))
 
 
-def read(name: str, path: str, size: int | None = None) -> Scene:
-    """A file of the development data as a scene, or the `size` × `size` pixels in its middle.
+def read(name: str, path: str, size: int | None = None, bands: Sequence[int] | None = None) -> Scene:
+    """A file of the development data as a scene, or the `size` × `size` pixels in its middle; all bands or some.
 
     Raises
     ------
@@ -96,7 +100,7 @@ def read(name: str, path: str, size: int | None = None) -> Scene:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with rasterio.open(shared_file(path)) as source:
-            pixels, nodata = source.read(), source.nodata
+            pixels, nodata = source.read(None if bands is None else list(bands)), source.nodata
     for axis in (1, 2):
         length = pixels.shape[axis]
         cut = min(size or length, length)

@@ -42,6 +42,7 @@ from harmonium.models.scale_tables import RESTORED
 from harmonium.models.subbands import CELL_LEVELS
 from harmonium.models.targets import Lossless, MaxError, Psnr, Ratio, Step, Target
 from harmonium.models.transform_section import TransformSection
+from harmonium.models.value_ranks import Values, worth_ranking
 
 DEAD_ZONE = 0.34
 """What an encoder adds to magnitudes in steps before it rounds them down; the offsets of models are made for it."""
@@ -55,6 +56,9 @@ BOUND_STEPS = 1.2
 
 _LARGEST_VALUE = float(1 << 24)
 """In steps: finer ones would leave the range of coded numbers."""
+
+_SMALL_BOUND = 4
+"""In DN: under larger ones, no chunk was seen to take fewer bits without loss."""
 
 _SAMPLED_ROWS = 16
 _WORTH_A_TRY = 1.3
@@ -158,11 +162,13 @@ class TransformCodec:
             case Ratio():
                 offers = [self._search(chunk, target)]
             case MaxError(dn):
-                offers = [self._bounded(chunk, _per_band(dn, chunk))]
+                bounds = _per_band(dn, chunk)
+                offers = [self._bounded(chunk, bounds), self._ranked(chunk, bounds)]
             case Lossless():
                 offers = [self._exact(chunk)]
         kept = [offer for offer in offers if offer is not None]
-        if not kept or _deflated_bytes(chunk.pixels) < _WORTH_A_TRY * kept[0].quality.nbytes:
+        shortest = min((offer.quality.nbytes for offer in kept), default=None)
+        if shortest is None or _deflated_bytes(chunk.pixels) < _WORTH_A_TRY * shortest:
             kept.append(self._deflated(chunk))
         return min(kept, key=lambda offer: offer.quality.nbytes)
 
@@ -176,6 +182,11 @@ class TransformCodec:
         if chunk.pixels.dtype.kind == "f":
             return None
         return self._finish(chunk, *self._transformed(chunk, np.ones(len(chunk.pixels), np.float32), exact=True))
+
+    def _ranked(self, chunk: "_Chunk", bounds: NDArray[np.float32]) -> Encoded | None:
+        """Without loss, where that may take fewer bits than a small bound does: values have gaps."""
+        small = chunk.pixels.dtype.kind != "f" and bounds.max() <= _SMALL_BOUND
+        return self._exact(chunk) if small and any(table is not None for table in chunk.tables()) else None
 
     def _bounded(self, chunk: "_Chunk", bounds: NDArray[np.float32]) -> Encoded | None:
         if chunk.pixels.dtype.kind != "f":
@@ -227,16 +238,22 @@ class TransformCodec:
         self, chunk: "_Chunk", steps: NDArray[np.float32], *, exact: bool = False
     ) -> tuple[TransformSection, detail_coding.Coded]:
         rounding = Rounding(exact=exact, dead_zone=DEAD_ZONE, price=0.0 if exact else PRICE)
-        values = chunk.centred.numpy() * (1 if exact else _units(steps))
+        offset = chunk.offset
+        tables: list[Values | None] = chunk.tables() if exact else [None] * len(steps)
+        if any(table is not None for table in tables):
+            offset, values = chunk.ranked(tables)
+        else:
+            values = chunk.centred.numpy() * (1 if exact else _units(steps))
         coded = detail_coding.encode(self.model, torch.from_numpy(values).round_(), rounding)
         section = TransformSection(
             exact=exact,
             window=chunk.window,
-            offset=chunk.offset,
+            offset=offset,
             step=steps,
             angles=coded.angles,
             low_scales=coded.low_scales,
             words=coded.words,
+            tables=tables,
         )
         return section, coded
 
@@ -344,6 +361,27 @@ class _Chunk:
         with np.errstate(divide="ignore", over="ignore"):
             return float((self.centred.abs().amax((1, 2)).numpy() / steps.astype(np.float64)).max())
 
+    def tables(self) -> list[Values | None]:
+        """For each band, the values whose ranks are worth coding, if they are."""
+        row, column, rows, columns = self.window
+        place = (slice(row, row + rows), slice(column, column + columns))
+        return [
+            worth_ranking(band[place][mask[place]].astype(np.int64))
+            for band, mask in zip(self.pixels, self.valid, strict=True)
+        ]
+
+    def ranked(self, tables: list[Values | None]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Offsets and centred values, those of bands with a table by rank."""
+        offset, values = self.offset.copy(), self.centred.numpy().copy()
+        for band, table in enumerate(tables):
+            if table is not None:
+                wanted = values[band] + float(offset[band])
+                # Between data, where nothing counts, the next higher.
+                ranks = np.searchsorted(table, np.clip(wanted, table[0], table[-1])).astype(np.float64)
+                offset[band] = np.rint(ranks.mean())
+                values[band] = ranks - float(offset[band])
+        return offset, values
+
     def distances(self, bounds: NDArray[np.float32]) -> NDArray[np.float32]:
         """Between residuals that keep a bound, for each band; of floats less than twice the bound by their rounding."""
         if self.pixels.dtype.kind != "f":
@@ -412,6 +450,9 @@ def _to_pixels(shape: tuple[int, ...], section: TransformSection, restored: Tens
         # One rounding each: a product, then a sum.
         values = values * (section.step.astype(np.float64) / RESTORED).reshape(-1, 1, 1)
     values = values + section.offset.astype(np.float64).reshape(-1, 1, 1)
+    for band, table in zip(values, section.tables, strict=True):
+        if table is not None:
+            band[:] = table[np.clip(band, 0, len(table) - 1).astype(np.int64)]
     row, column, rows, columns = section.window
     pixels = np.zeros(shape, dtype)
     pixels[:, row : row + rows, column : column + columns] = _native(values, dtype)

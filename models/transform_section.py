@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harmonium.errors import PayloadError
-from harmonium.models import plane_rotation
+from harmonium.models import plane_rotation, value_ranks
 from harmonium.models.subbands import CLASSES
+from harmonium.models.value_ranks import Values
 
 _HEAD = struct.Struct("<Bxxx IIII")
 
@@ -48,12 +49,16 @@ class TransformSection:
     words: bytes
     """Coded numbers."""
 
+    tables: list[Values | None]
+    """Values of each band whose ranks are coded; None of a band that is coded itself."""
+
     def pack(self) -> bytes:
         """The bytes."""
         angles = np.concatenate([*self.angles]).astype("<i2").tobytes()
-        head = _HEAD.pack(int(self.exact), *self.window)
+        tables = value_ranks.pack(self.tables)
+        head = _HEAD.pack(int(self.exact) + bool(tables), *self.window)
         numbers = (self.offset.astype("<f4"), self.step.astype("<f4"))
-        return b"".join((head, *(value.tobytes() for value in numbers), angles, self.low_scales, self.words))
+        return b"".join((head, *(value.tobytes() for value in numbers), angles, self.low_scales, tables, self.words))
 
 
 def unpack(data: bytes, shape: tuple[int, int, int]) -> TransformSection:
@@ -70,7 +75,7 @@ def unpack(data: bytes, shape: tuple[int, int, int]) -> TransformSection:
     if len(data) < least:
         raise PayloadError(f"The code section of {bands} bands has at least {least} bytes, found {len(data)}; damaged")
     flags, row, column, rows, columns = _HEAD.unpack_from(data)
-    if flags > 1 or any(data[1:4]) or rows < 1 or columns < 1 or row + rows > height or column + columns > width:
+    if flags > 2 or any(data[1:4]) or rows < 1 or columns < 1 or row + rows > height or column + columns > width:
         raise PayloadError(
             f"The code section claims flags {flags} and a window {(row, column, rows, columns)} of {height} × {width} "
             "pixels; the chunk is damaged"
@@ -84,12 +89,17 @@ def unpack(data: bytes, shape: tuple[int, int, int]) -> TransformSection:
     if angles.size and np.abs(angles.astype(np.int32)).max() > plane_rotation.STEPS:
         raise PayloadError("The code section has angles of more than half a turn; the chunk is damaged")
     place += 2 * CLASSES * count
+    tables: list[Values | None] = [None] * bands
+    length = 0
+    if flags == 2:
+        tables, length = value_ranks.unpack(data[place + bands :], bands)
     return TransformSection(
-        exact=bool(flags),
+        exact=flags > 0,
         window=(row, column, rows, columns),
         offset=offset,
         step=step,
         angles=[row.astype(np.int16) for row in angles],
         low_scales=data[place : place + bands],
-        words=data[place + bands :],
+        words=data[place + bands + length :],
+        tables=tables,
     )

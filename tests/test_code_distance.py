@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 
 from harmonium.models.code_distance import hamming, nearest, states_apart
-from harmonium.models.codec import Codec
 
 from . import tiny_models
 
@@ -120,7 +119,7 @@ def test_cells_of_near_codes_are_alike_on_a_real_scene(shared_data: Path) -> Non
     rows, columns = (side // 8 for side in pixels.shape[1:])
     cells = pixels[0].reshape(rows, 8, columns, 8).swapaxes(1, 2).reshape(-1, 1, 8, 8)
     fitted = tiny_models.fit("real-dbm", cells, bits=0.25)
-    codec = Codec(radiometry=fitted.radiometry, transform=fitted.transform, prior=fitted.prior)
+    codec = tiny_models.group("real-dbm", fitted).codec
     codes = codec.codes(codec.compress(pixels, -1).payload)
     assert len(codes) == 16
     values, generator = cells.astype(np.float64).reshape(-1, 64), np.random.default_rng(0)

@@ -33,7 +33,7 @@ from harmonium.pipeline.archive import open_archive
 from harmonium.workflows.cli import main
 
 from .conftest import WriteGeotiff
-from .tiny_models import blocks, by_hand, fit, fitted_codec, group, smooth_pixels
+from .tiny_models import blocks, by_hand, fit, fitted_codec, group, of_cells, smooth_pixels
 
 ROOT = Path(__file__).resolve().parents[1]
 FORMAT = (ROOT / "docs" / "format.md").read_text()
@@ -400,12 +400,13 @@ def test_model_files_are_those_of_the_document(preset: str, dtype: str) -> None:
     names |= {"prior/frequencies"} if spec["prior"] == "tables" else set()
     assert {name.removeprefix("r10m/") for name in tensors} == names
     if spec["transform"]["units"] == "bits":
-        codes = np.random.default_rng(0).integers(0, 2, (len(made.codec.transform.states), 1))
+        transform = of_cells(made.codec).transform
+        codes = np.random.default_rng(0).integers(0, 2, (len(transform.states), 1))
         below = {name.removeprefix("r10m/transform/"): each for name, each in tensors.items()}
         # The units of the bands follow one another.
         bits = decode_cells(spec["transform"], below, codes.reshape(3, -1).T).reshape(3, 64, 8)
         expected = (bits * 2.0 ** np.arange(7, -1, -1)).sum(-1).reshape(3, 8, 8)
-        found = made.codec.transform.decode(torch.from_numpy(codes.astype(np.int32)).reshape(-1, 1, 1), 8, 8)
+        found = transform.decode(torch.from_numpy(codes.astype(np.int32)).reshape(-1, 1, 1), 8, 8)
         np.testing.assert_allclose(found.numpy(), expected, atol=1e-3)
 
 

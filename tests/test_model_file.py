@@ -18,7 +18,6 @@ from torch import Tensor
 
 from harmonium.errors import ModelError
 from harmonium.models import model_file
-from harmonium.models.codec import Codec
 from harmonium.models.model_file import GroupModel
 
 from .tiny_models import by_hand, fitted_codec, smooth_pixels
@@ -214,7 +213,7 @@ def test_damaged_files_load_or_are_refused(position: int, value: int, cut: int) 
     except ModelError as error:
         assert len(str(error)) > 20  # noqa: PT017 - some changes are only of numbers
     else:
-        codec: Codec = next(iter(found.groups.values())).codec
+        codec = next(iter(found.groups.values())).codec
         assert np.isfinite(codec.compress(np.full((2, 8, 9), 7, codec.radiometry.dtype), 0).quality.squared_error).all()
 
 

@@ -13,7 +13,7 @@ from harmonium.models.codec import Codec
 from harmonium.models.payload import Mode, unpack
 from harmonium.models.presets import FitOptions
 
-from .tiny_models import blocks, group, silent, smooth_pixels
+from .tiny_models import blocks, group, of_cells, silent, smooth_pixels
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -27,7 +27,7 @@ _HEADER, _BAND = 36, 20
 def fitted(preset: str, bands: int, bits: float) -> Codec:
     """One step of every stage: rates are those of the network's shape, however little it has learned."""
     samples = blocks(256, bands, "uint8")
-    return group(preset, presets.get(preset).fit(samples, FitOptions(bits=bits, effort=1e-4), silent)).codec
+    return of_cells(group(preset, presets.get(preset).fit(samples, FitOptions(bits=bits, effort=1e-4), silent)).codec)
 
 
 def payload_of(codec: Codec, pixels: NDArray[np.uint8]) -> bytes:

@@ -7,12 +7,21 @@ import numpy as np
 import pytest
 
 from harmonium.models import model_file, presets
-from harmonium.models.codec import Codec
+from harmonium.models.chunk_codec import ChunkCodec
 from harmonium.models.presets import FitOptions, Fitted
 
-from .tiny_models import blocks, fit, group, silent, smooth_pixels
+from .tiny_models import blocks, fit, group, silent, smooth_pixels, transform_of
 
-ALL = ("autoencoder", "binary-dbm", "binary-rbm", "limited-state-autoencoder", "real-dbm", "real-rbm", "tensor-dbm")
+ALL = (
+    "autoencoder",
+    "binary-dbm",
+    "binary-rbm",
+    "limited-state-autoencoder",
+    "real-dbm",
+    "real-rbm",
+    "tensor-dbm",
+    "transform",
+)
 BOTH = [("real-rbm", "uint16"), ("binary-rbm", "uint8")]
 
 
@@ -20,7 +29,7 @@ def bytes_of(preset: str, fitted: Fitted) -> bytes:
     return model_file.to_bytes({"r10m": group(preset, fitted)})
 
 
-def psnr(codec: Codec, bands: int, dtype: str) -> float:
+def psnr(codec: ChunkCodec, bands: int, dtype: str) -> float:
     pixels = smooth_pixels((bands, 64, 64), dtype, seed=9)
     quality = codec.compress(pixels, np.nan).quality
     return float(quality.psnr(float(np.ptp(pixels))).min())
@@ -80,7 +89,7 @@ def test_the_rate_is_what_was_asked_for() -> None:
     for bits in (0.5, 2.0):
         record = fit("real-rbm", samples, bits=bits).record
         assert record["held_out"]["bits_per_pixel"] == pytest.approx(bits, rel=0.25)
-    assert fit("binary-rbm", blocks(256, 1, "uint8"), bits=0.5).transform.states == (2,) * 32
+    assert transform_of(fit("binary-rbm", blocks(256, 1, "uint8"), bits=0.5)).states == (2,) * 32
 
 
 @pytest.mark.parametrize(("preset", "dtype"), [*BOTH, ("real-rbm", "float32")])

@@ -11,8 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from harmonium.models import context_training, model_file, presets
+from harmonium.models.block_transform import BlockTransform
 from harmonium.models.cell_transform import CellTransform
-from harmonium.models.code_prior import StaticTables
+from harmonium.models.chunk_codec import ChunkCodec
+from harmonium.models.code_prior import CodePrior, StaticTables
 from harmonium.models.codec import Codec
 from harmonium.models.context_training import Source
 from harmonium.models.detail_coding import DetailModel
@@ -70,9 +72,25 @@ def group(
 @cache
 def fitted_codec(preset: str, dtype: str, bands: int) -> Codec:
     """A codec fitted once per session."""
-    codec = group(preset, fit(preset, blocks(256, bands, dtype))).codec
+    return of_cells(group(preset, fit(preset, blocks(256, bands, dtype))).codec)
+
+
+def of_cells(codec: ChunkCodec) -> Codec:
+    """A codec that has a transform of cells and a prior: one of every preset but `transform`."""
     assert isinstance(codec, Codec)
     return codec
+
+
+def transform_of(fitted: presets.Fitted) -> BlockTransform:
+    """The transform that any preset but `transform` has learned."""
+    assert not isinstance(fitted.transform, DetailModel)
+    return fitted.transform
+
+
+def prior_of(fitted: presets.Fitted) -> CodePrior:
+    """The prior that any preset but `transform` has learned."""
+    assert fitted.prior is not None
+    return fitted.prior
 
 
 @cache
