@@ -13,8 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks import archive_scenes, common, transform_models
@@ -44,6 +46,9 @@ from benchmarks.transform_peers import transform_bounded, transform_curve
 
 PEERS = (*LOSSY, OURS, *BOUNDED, OURS_BOUNDED)
 """Names of all codecs."""
+
+_COLUMNS = 5
+_STYLE: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 
 _SLOW = "effort 9"
 """In the names of peers that are measured only when they are asked for."""
@@ -111,20 +116,44 @@ def write_csv(path: Path, curves: Curves) -> None:
 
 def draw(path: Path, scene: str, by_peer: Mapping[str, Sequence[Point]]) -> None:
     """PSNR over bits; codecs with a bound dashed, without their exact point."""
-    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+    with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(8, 5.2), layout="constrained")
         axes = figure.subplots()
-        for peer, points in by_peer.items():
-            drawn = rates(points)
-            if not drawn:
-                continue
-            bits, decibels = zip(*drawn, strict=True)
-            axes.plot(bits, decibels, "o-" if is_lossy(peer) else ".--", label=peer, markersize=4, linewidth=1.2)
-        axes.axhspan(LOW, HIGH, color="0.95", zorder=0)
-        axes.set(xscale="log", xlabel="bits per pixel and band", ylabel="PSNR, dB", title=scene)
-        axes.grid(alpha=0.3, which="both", linewidth=0.5)
+        _draw_scene(axes, scene, by_peer)
+        axes.set(xlabel="bits per pixel and band", ylabel="PSNR, dB")
         axes.legend(frameon=False, fontsize=8)
         figure.savefig(path, dpi=120)
+
+
+def draw_all(path: Path, curves: Curves) -> None:
+    """Lossy codecs on all scenes, small."""
+    lossy = {scene: {peer: found for peer, found in by.items() if is_lossy(peer)} for scene, by in curves.items()}
+    rows = -(-len(lossy) // _COLUMNS)
+    with mpl.rc_context(_STYLE | {"font.size": 7}):
+        figure = Figure(figsize=(11, 2.4 * rows), layout="constrained")
+        grid = figure.subplots(rows, _COLUMNS, squeeze=False)
+        for axes in grid.flat[len(lossy) :]:
+            axes.set_axis_off()
+        for axes, (scene, by_peer) in zip(grid.flat, lossy.items(), strict=False):
+            _draw_scene(axes, scene, by_peer)
+            axes.set_ylim(LOW - 2, HIGH + 4)
+        handles, labels = grid.flat[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+        figure.supxlabel("bits per pixel and band")
+        figure.supylabel("PSNR, dB")
+        figure.savefig(path, dpi=90)
+
+
+def _draw_scene(axes: Axes, scene: str, by_peer: Mapping[str, Sequence[Point]]) -> None:
+    for peer, points in by_peer.items():
+        drawn = rates(points)
+        if not drawn:
+            continue
+        bits, decibels = zip(*drawn, strict=True)
+        axes.plot(bits, decibels, "o-" if is_lossy(peer) else ".--", label=peer, markersize=3, linewidth=1.1)
+    axes.axhspan(LOW, HIGH, color="0.95", zorder=0)
+    axes.set(xscale="log", title=scene)
+    axes.grid(alpha=0.3, which="both", linewidth=0.5)
 
 
 # --- command -------------------------------------------------------------------------------------------------------
@@ -174,6 +203,8 @@ def compare(options: argparse.Namespace) -> Report:
             draw(options.out / f"rate_distortion_{name}.png", name, curves[name])
     if not curves:
         raise Skipped(" ".join(left_out) or "neither scenes nor peers were asked for")
+    if any(is_lossy(peer) for by_peer in curves.values() for peer in by_peer):
+        draw_all(options.out / "rate_distortion.png", curves)
     write_csv(options.out / "rate_distortion.csv", curves)
     cut = () if options.size is None else (f"Only the middle {options.size} × {options.size} pixels of each scene.",)
     return _report(curves, [*_NOTES, *(_OWN_NOTES if options.models else ()), *cut, *left_out])

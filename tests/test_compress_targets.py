@@ -133,7 +133,7 @@ def test_the_target_is_kept_by_codec_and_group(
 
 def test_a_psnr_is_kept_as_the_step_that_gives_it(tmp_path: Path, make_scene: MakeScene) -> None:
     url = tmp_path / "a.zarr"
-    _, events = compress(url, [make_scene(pixels((2, 60, 60)))], any_rate(2), target=Psnr(50))
+    _, events = compress(url, [make_scene(pixels((1, 60, 60)))], any_rate(1), target=Psnr(50))
     (found,) = [event for event in events if isinstance(event, StepFound)]
     assert kept_json(url)["target"] == {"step": found.step.step}
     group = open_archive(url)["here"]["r10m"]
@@ -189,16 +189,16 @@ class Killed(BaseException):
 def test_a_run_that_ends_while_it_seeks_a_step_begins_no_scene(
     tmp_path: Path, make_scene: MakeScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url, scene = tmp_path / "a.zarr", make_scene(pixels((2, 60, 60)))
-    compress(url, [scene], any_rate(2), target=Psnr(50))
+    url, scene = tmp_path / "a.zarr", make_scene(pixels((1, 60, 60)))
+    compress(url, [scene], any_rate(1), target=Psnr(50))
     expected = tree(url)
     url.rename(tmp_path / "whole.zarr")
     with monkeypatch.context() as patch:
         patch.setattr("harmonium.pipeline.rate_control.measure_window", _killed)
         with pytest.raises(Killed):
-            compress(url, [scene], any_rate(2), target=Psnr(50))
+            compress(url, [scene], any_rate(1), target=Psnr(50))
     assert "here" not in open_archive(url)
-    compress(url, [scene], any_rate(2), target=Psnr(50))
+    compress(url, [scene], any_rate(1), target=Psnr(50))
     assert tree(url) == expected
 
 
@@ -207,10 +207,10 @@ def _killed(_: object) -> None:
 
 
 def test_what_was_being_prepared_is_made_anew_even_for_another_target(tmp_path: Path, make_scene: MakeScene) -> None:
-    url, scene = tmp_path / "a.zarr", make_scene(pixels((2, 60, 60)))
-    compress(url, [scene], any_rate(2), target=MaxError(3))
+    url, scene = tmp_path / "a.zarr", make_scene(pixels((1, 60, 60)))
+    compress(url, [scene], any_rate(1), target=MaxError(3))
     scene_layout.set_state(zarr.open_group(url, path="scenes/here", mode="r+"), "preparing")
-    archive, events = compress(url, [scene], any_rate(2), target=Psnr(50))
+    archive, events = compress(url, [scene], any_rate(1), target=Psnr(50))
     assert events[-1] == SceneDone(scene_id="here", resumed=False)
     assert archive["here"]["r10m"].asked == Psnr(50)
 
@@ -230,11 +230,11 @@ def test_a_scene_whose_step_is_not_found_is_not_begun_and_the_others_are_complet
     tmp_path: Path, make_scene: MakeScene
 ) -> None:
     hard, easy = (
-        np.random.default_rng(0).integers(0, 65_536, (2, 64, 64), np.uint16),
-        np.full((2, 64, 64), 7, np.uint16),
+        np.random.default_rng(0).integers(0, 65_536, (1, 64, 64), np.uint16),
+        np.full((1, 64, 64), 7, np.uint16),
     )
     scenes = [make_scene(hard, "hard"), make_scene(easy, "easy")]
-    archive, events = compress(tmp_path / "a.zarr", scenes, any_rate(2), target=Ratio(60))
+    archive, events = compress(tmp_path / "a.zarr", scenes, any_rate(1), target=Ratio(60))
     failed = [event for event in events if isinstance(event, SceneFailed)]
     assert [event.scene_id for event in failed] == ["hard"]
     assert "no step gives ratio 60" in str(failed[0].error)
@@ -266,25 +266,25 @@ def test_targets_that_do_not_fit_leave_nothing_behind(
 
 
 def test_another_target_for_a_scene_that_is_there(tmp_path: Path, make_scene: MakeScene) -> None:
-    url, scene = tmp_path / "a.zarr", make_scene(pixels((2, 60, 60)))
-    compress(url, [scene], any_rate(2), target=Psnr(50))
+    url, scene = tmp_path / "a.zarr", make_scene(pixels((1, 60, 60)))
+    compress(url, [scene], any_rate(1), target=Psnr(50))
     before = tree(url)
     for other in (Psnr(51), Lossless(), open_archive(url)["here"]["r10m"].target):
         with pytest.raises(
             ArchiveError,
             match=r"group r10m is in the archive with the target PSNR 50 dB, not the target .*--id, or delete",
         ):
-            compress(url, [scene], any_rate(2), target=other)
+            compress(url, [scene], any_rate(1), target=other)
     assert tree(url) == before
 
 
 def test_an_asked_target_that_is_none_is_named(tmp_path: Path, make_scene: MakeScene) -> None:
-    url, scene = tmp_path / "a.zarr", make_scene(pixels((2, 60, 60)))
-    compress(url, [scene], any_rate(2), target=Psnr(50))
+    url, scene = tmp_path / "a.zarr", make_scene(pixels((1, 60, 60)))
+    compress(url, [scene], any_rate(1), target=Psnr(50))
     path = url / "scenes" / "here" / "r10m" / "zarr.json"
     path.write_text(path.read_text().replace('"psnr": 50.0', '"psnr": -50.0'))
     with pytest.raises(ArchiveError, match=r"scenes/here/r10m: A PSNR is above 0 dB.*found -50.0; delete scenes/here"):
-        compress(url, [scene], any_rate(2), target=Psnr(50))
+        compress(url, [scene], any_rate(1), target=Psnr(50))
 
 
 # --- packaged models -----------------------------------------------------------------------------------------------
