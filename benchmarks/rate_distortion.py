@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from benchmarks import archive_scenes, common, transform_models
 from benchmarks.archive_peers import Point, curve
@@ -137,8 +137,9 @@ def draw_all(path: Path, curves: Curves) -> None:
         for axes, (scene, by_peer) in zip(grid.flat, lossy.items(), strict=False):
             _draw_scene(axes, scene, by_peer)
             axes.set_ylim(LOW - 2, HIGH + 4)
+            axes.xaxis.set_minor_formatter(NullFormatter())
         handles, labels = grid.flat[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
         figure.supxlabel("bits per pixel and band")
         figure.supylabel("PSNR, dB")
         figure.savefig(path, dpi=90)
