@@ -19,6 +19,7 @@ from harmonium import api
 from harmonium.errors import SceneError, UsageError
 from harmonium.models import model_file, presets
 from harmonium.models.model_file import ModelFile
+from harmonium.models.targets import Psnr
 from harmonium.pipeline import fit as pipeline_fit
 from harmonium.pipeline.cluster import Executor, InProcess, OnDask
 from harmonium.pipeline.fit import SampleTask, clip, fit, fit_options, sample_tile
@@ -32,6 +33,7 @@ from .conftest import UTM_10M, MakeScene, WriteGeotiff
 pytestmark = pytest.mark.usefixtures("fresh_models")
 
 QUICK = fit_options(effort=0.002)
+TINY_TRANSFORM = fit_options(effort=0.001, settings=["trunk=4", "head=4", "start=None"])
 
 
 @pytest.fixture(autouse=True)
@@ -203,7 +205,7 @@ def test_options_out_of_range(options: dict[str, Any], told: str) -> None:
 def test_more_bits_than_a_pixel_has_are_refused_unread(
     make_scene: MakeScene, preset: str, dtype: str, depth: int
 ) -> None:
-    scene = make_scene(pixels((1, 64, 64), dtype))
+    scene = make_scene(pixels((1, 128, 128), dtype))  # the largest block of a preset
     Path(scene.source[0]).unlink()
     with pytest.raises(
         UsageError, match=rf"r10m: expected at most the {depth} bits .* {dtype} has, found bits {depth}.5"
@@ -214,6 +216,29 @@ def test_more_bits_than_a_pixel_has_are_refused_unread(
 def test_a_preset_for_another_type_names_the_remedy(make_scene: MakeScene) -> None:
     with pytest.raises(SceneError, match=r"r10m: binary-rbm codes 8-bit pixels, got uint16; use real-rbm"):
         fit([make_scene(pixels((1, 64, 64)))], "binary-rbm", QUICK, InProcess())
+
+
+def test_a_fit_of_transform_gives_a_model_that_takes_targets(tmp_path: Path, make_scene: MakeScene) -> None:
+    array = pixels((2, 200, 130), hole=0)
+    scene = make_scene(array, nodata=0)
+    model = fit([scene], "transform", TINY_TRANSFORM, InProcess())
+    group = model.groups["r10m"]
+    assert (group.preset, group.bands, group.codec.targets) == ("transform", ("B01", "B02"), True)
+    assert group.training["settings"] == ["trunk=4", "head=4", "start=None"]
+    assert group.training["start"] is None
+    assert [stage["stage"] for stage in group.training["stages"]] == ["likelihood"]
+    assert model_file.from_bytes(model.data).sha256 == model.sha256
+
+    archive, _ = compress(tmp_path / "a.zarr", [scene], model, target=Psnr(45))
+    read = np.asarray(archive["here"]["r10m"].image[:])
+    np.testing.assert_array_equal(read == 0, array == 0)
+    mse = np.square(read.astype(float) - array)[array > 0].mean()
+    assert 10 * np.log10(group.codec.radiometry.peak**2 / mse) == pytest.approx(45, abs=0.1)
+
+
+def test_transform_has_no_rate_to_ask_for(make_scene: MakeScene) -> None:
+    with pytest.raises(SceneError, match="r10m: transform has no rate of its own, found bits 2; leave them out"):
+        fit([make_scene(pixels((1, 140, 140)))], "transform", fit_options(bits=2.0), InProcess())
 
 
 # --- a part of a scene ---------------------------------------------------------------------------------------------

@@ -169,7 +169,7 @@ PRESET = Third()
 def test_a_file_is_all_that_a_preset_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "third_of_a_test.py").write_text(THIRD_PRESET)
     monkeypatch.setattr(presets, "__path__", [*presets.__path__, str(tmp_path)])
-    assert presets.names() == (*ALL, "third")
+    assert presets.names() == tuple(sorted([*ALL, "third"]))
     made = model_file.make({"r10m": group("third", fit("third", blocks(256, 1, "uint8")))})
     assert model_file.from_bytes(made.data).groups["r10m"].preset == "third"
     monkeypatch.undo()

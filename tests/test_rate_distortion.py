@@ -51,7 +51,7 @@ def test_a_second_run_measures_nothing(
     assert "KLT + HEVC intra was left out: no encoder for this test." in first
     assert "| scene | KLT + JPEG 2000 |\n| --- | --- |\n| spyndex-10m | " in first
     assert "| naip-5m | LERC | " in first
-    names = {"rate_distortion.md", "rate_distortion.json", "rate_distortion.csv"}
+    names = {f"rate_distortion.{kind}" for kind in ("md", "json", "csv", "png")}
     assert {file.name for file in out.iterdir()} == names | {
         "rate_distortion_spyndex-10m.png",
         "rate_distortion_naip-5m.png",

@@ -12,6 +12,7 @@ from harmonium.models import value_ranks
 from harmonium.models.radiometry import Radiometry
 from harmonium.models.targets import Lossless, MaxError
 from harmonium.models.transform_codec import TransformCodec
+
 from .tiny_networks import model
 
 

@@ -1,6 +1,6 @@
 """`transform`: wavelet, rotation of the bands, context networks; one model for every rate and any bands.
 
-    code    whole numbers, by an energy that the context chooses   one table of 928 for each
+    code    whole numbers, by an energy that the context chooses   one table of 1044 for each
               │ context network: trunk, six heads
             details of 6 wavelet levels, planes of rotated bands
               │
