@@ -88,7 +88,7 @@ def test_unknown_payload_version(archive: Archive) -> None:
     one = np.empty((1, 1), dtype=object)
     one[0, 0] = b"\x09" + data[1:]
     views.payloads(writable, writable=True)[0, :1, :1] = one
-    with pytest.raises(PayloadError, match="Payload version 9; this harmonium reads version 1: upgrade"):
+    with pytest.raises(PayloadError, match="Payload version 9; this harmonium reads versions 1 to 2: upgrade"):
         archive["here"]["r10m"].image[:, :8, :8]
     archive["here"]["r10m"].image[:, :8, 70:]
 
