@@ -17,6 +17,7 @@ import pytest
 
 from harmonium.errors import ClusterError, SceneError, UsageError
 from harmonium.pipeline.cluster import Executor, FanIn, InProcess, OnDask, connect
+from harmonium.pipeline.worker_processes import ENVIRONMENT
 
 
 def divide(number: int, by: int) -> float:
@@ -50,8 +51,12 @@ def _workers_import_tests() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def on_dask() -> Iterator[Executor]:
-    with connect("local", 2) as executor:
-        yield executor
+    with pytest.MonkeyPatch.context() as patch:
+        # Two of Dask's nannies that start workers at once may leave their own values in this process's environment.
+        for name in ENVIRONMENT:
+            patch.delenv(name, raising=False)
+        with connect("local", 2) as executor:
+            yield executor
 
 
 @pytest.fixture(params=["none", "local"])
