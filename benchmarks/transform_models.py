@@ -1,24 +1,19 @@
 """Models of the `transform` preset as benchmarks use them: of every fold, for any number of bands and pixel type."""
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load as load_tensors
 from torch import nn
 
 from benchmarks import transform_scenes
 from benchmarks.common import Skipped
 from harmonium.models import packaged
 from harmonium.models.context_training import Source
-from harmonium.models.detail_coding import DetailModel
 from harmonium.models.presets import transform
 from harmonium.models.radiometry import Radiometry, default_peak
 from harmonium.models.transform_codec import TransformCodec
-
-_CODING = "coding/"
 
 
 def finish(networks: nn.ModuleList, sources: Sequence[Source], seed: int, record: Mapping[str, Any]) -> bytes:
@@ -26,15 +21,8 @@ def finish(networks: nn.ModuleList, sources: Sequence[Source], seed: int, record
     return packaged.to_bytes(networks, transform.finish(networks, list(sources), seed), record)
 
 
-# ADAPT: the package reads its own files only, by name; this reads the bytes of any.
-@cache
-def model_of(data: bytes) -> DetailModel:
-    """The model in these bytes."""
-    length = int.from_bytes(data[:8], "little")
-    document = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["harmonium"])
-    tensors = load_tensors(data)
-    coding = {name.removeprefix(_CODING): value for name, value in tensors.items() if name.startswith(_CODING)}
-    return DetailModel.load(document["spec"], coding)
+model_of = cache(packaged.from_bytes)
+"""The model in the bytes of a file."""
 
 
 def codec(data: bytes, dtype: str, bands: int, peak: float | None = None) -> TransformCodec:

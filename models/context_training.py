@@ -90,10 +90,11 @@ def negative_log_likelihood(outputs: Tensor, numbers: Tensor) -> Tensor:
     return -torch.log(((1 - weight) * mass(sigma) + weight * mass(sigma * WIDER)).clamp(min=1e-9))
 
 
-def new_networks(generator_seed: int, trunk: int, head: int) -> nn.ModuleList:
-    """Networks of all classes of levels, untrained."""
-    torch.manual_seed(generator_seed)
-    return nn.ModuleList(LevelNetwork(trunk, head) for _ in range(CLASSES))
+def new_networks(seed: int, trunk: int, head: int) -> nn.ModuleList:
+    """Networks of all classes of levels, untrained; torch's own generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.ModuleList(LevelNetwork(trunk, head) for _ in range(CLASSES))
 
 
 def train(

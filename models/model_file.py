@@ -93,7 +93,8 @@ def to_bytes(groups: Mapping[str, GroupModel]) -> bytes:
         _check_group_name(name)
         transform, prior = _parts(group.codec)
         for key, tensor in transform.to_tensors().items():
-            tensors[f"{name}/transform/{key}"] = tensor.cpu()
+            # A copy: groups may share their networks, and safetensors stores no tensor twice.
+            tensors[f"{name}/transform/{key}"] = tensor.cpu().clone()
         for key, array in (prior.to_arrays() if prior else {}).items():
             tensors[f"{name}/prior/{key}"] = _narrow(array)
         header["groups"][name] = {

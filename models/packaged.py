@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from safetensors.torch import save
-from torch import Tensor, nn
+from safetensors.torch import load, save
+from torch import nn
 
 from harmonium.models.context_network import LevelNetwork
 from harmonium.models.detail_coding import DetailModel
@@ -56,11 +56,26 @@ def networks(name: str) -> nn.ModuleList:
 def load_networks(path: Path) -> nn.ModuleList:
     """The trained networks of such a file."""
     with safe_open(path, "pt") as file:
-        state = {name: value.float() for name, value in _below(file, _TRAINED).items()}
+        names_here = [name for name in file.keys() if name.startswith(_TRAINED)]  # noqa: SIM118, it is no dict
+        state = {name.removeprefix(_TRAINED): file.get_tensor(name).float() for name in names_here}
     trunk, head = len(state["0.trunk_layers.0.bias"]), len(state["0.joined.0.bias"])
     found = nn.ModuleList(LevelNetwork(trunk, head) for _ in range(CLASSES))
     found.load_state_dict(state)
     return found
+
+
+def from_bytes(data: bytes) -> DetailModel:
+    """What codes, of the bytes of such a file.
+
+    Raises
+    ------
+    ValueError, KeyError
+        If they contradict themselves.
+    """
+    length = int.from_bytes(data[:8], "little")
+    about = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["harmonium"])
+    coding = {name.removeprefix(_CODING): value for name, value in load(data).items() if name.startswith(_CODING)}
+    return DetailModel.load(about["spec"], coding)
 
 
 def to_bytes(trained: nn.ModuleList, model: DetailModel, about: Mapping[str, Any]) -> bytes:
@@ -72,14 +87,7 @@ def to_bytes(trained: nn.ModuleList, model: DetailModel, about: Mapping[str, Any
 
 @cache
 def _coding(name: str) -> DetailModel:
-    with _open(name) as file:
-        tensors = _below(file, _CODING)
-    return DetailModel.load(record(name)["spec"], tensors)
-
-
-def _below(file: Any, prefix: str) -> dict[str, Tensor]:
-    names_here = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118, it is no dict
-    return {name.removeprefix(prefix): file.get_tensor(name) for name in names_here}
+    return from_bytes((_FOLDER / f"{_known(name)}.safetensors").read_bytes())
 
 
 def _known(name: str) -> str:

@@ -4,6 +4,8 @@ A pixel decoded within the bound has the residual 0, most often. Each band's res
 coarse search, whose scale and shape take a byte each.
 """
 
+from itertools import product
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -53,13 +55,9 @@ def _best_table(tables: Tables, numbers: NDArray[np.int64]) -> tuple[int, int]:
     def bits(scale: int, shape: int) -> float:
         return tables.bits(_choice(scale, shape, len(values)), values, counts)
 
+    if not len(values):
+        return 0, 0
     scales = range(LARGEST_INDEX + 1)
-    best = min(scales, key=lambda scale: bits(scale, 1)) if len(values) else 0
-    return (
-        min(
-            ((scale, shape) for scale in scales[max(best - 3, 0) : best + 4] for shape in range(len(SHAPES))),
-            key=lambda pair: bits(*pair),
-        )
-        if len(values)
-        else (0, 0)
-    )
+    best = min(scales, key=lambda scale: bits(scale, 1))
+    near = product(scales[max(best - 3, 0) : best + 4], range(len(SHAPES)))
+    return min(near, key=lambda pair: bits(*pair))

@@ -60,7 +60,7 @@ class Choice:
 
 def scale_number(logarithm: Numbers) -> Numbers:
     """Index of a scale from its natural logarithm, less 0.5, in 32nds."""
-    # 0.5 and the smallest scale's logarithm: (x / 32 - 0.5 - ln 0.04) × 4 / ln 2, in whole 1024ths of 32nds.
+    # 0.5 and the smallest scale's logarithm: (x / 32 - 0.5 - ln 0.04) × 4 / ln 2; 5909 / 2^15 is 4 / ln 2 / 32.
     found = (logarithm * 5909 + 16_384 + 5909 * 87) >> 15
     return np.asarray(np.clip(found, 0, LARGEST_INDEX))
 

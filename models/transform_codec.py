@@ -130,9 +130,10 @@ class TransformCodec:
 
     @torch.inference_mode()
     def codes(self, data: bytes, shape: tuple[int, int, int] | None = None) -> NDArray[np.int32]:
-        """See `ChunkCodec.codes`; unit 64 p is the low band of plane p in steps, the others its details.
+        """See `ChunkCodec.codes`; unit 64 p is the coarsest low band of plane p, the others its details, in steps.
 
-        Details follow from coarse to fine; of a level, band after band (high across, down, both), row after row.
+        A value of the low band stands at all 8 × 8 cells that it is for. Details follow from coarse to fine; of a
+        level, band after band (high across, down, both), row after row.
         """
         payload = unpack_for(self.radiometry, data, shape)
         bands, height, width = payload.shape
@@ -147,7 +148,7 @@ class TransformCodec:
         return found.reshape(-1, rows, columns)
 
     def estimated_bits(self, pixels: Pixels, fill: float, step: float) -> float:
-        """What training's measure, the logarithm of the tables' probabilities, says that a chunk takes."""
+        """Bits that a chunk (bands, height, width) takes by training's measure, the tables' probabilities."""
         chunk = _Chunk.of(pixels, fill)
         return self._transformed(chunk, np.full(len(pixels), step, np.float32))[1].estimated_bits
 
@@ -163,7 +164,10 @@ class TransformCodec:
                 offers = [self._search(chunk, target)]
             case MaxError(dn):
                 bounds = _per_band(dn, chunk)
-                offers = [self._bounded(chunk, bounds), self._ranked(chunk, bounds)]
+                if chunk.pixels.dtype.kind != "f":
+                    bounds = np.floor(bounds)  # never above what was asked for: see `_per_band`
+                exact = not bounds.any()
+                offers = [self._exact(chunk)] if exact else [self._bounded(chunk, bounds), self._ranked(chunk, bounds)]
             case Lossless():
                 offers = [self._exact(chunk)]
         kept = [offer for offer in offers if offer is not None]
@@ -189,10 +193,6 @@ class TransformCodec:
         return self._exact(chunk) if small and any(table is not None for table in chunk.tables()) else None
 
     def _bounded(self, chunk: "_Chunk", bounds: NDArray[np.float32]) -> Encoded | None:
-        if chunk.pixels.dtype.kind != "f":
-            bounds = np.floor(bounds)  # never above what was asked for: see `_per_band`
-            if not bounds.any():
-                return self._exact(chunk)
         distance = chunk.distances(bounds)
         steps = (distance * BOUND_STEPS).astype(np.float32)
         if not np.isfinite(steps).all() or (steps <= 0).any() or chunk.largest(steps) > _LARGEST_VALUE:
@@ -222,7 +222,7 @@ class TransformCodec:
             """In dB, or as a logarithm; above 0 where the target is met."""
             quality = encoded.quality
             if isinstance(target, Ratio):
-                return 20 * math.log10(quality.nbytes * target.ratio / chunk.pixels.nbytes) * -1
+                return 20 * math.log10(chunk.pixels.nbytes / (quality.nbytes * target.ratio))
             if isinstance(target.decibels, tuple):
                 return float(np.nanmin(quality.psnr(peak) - wanted))
             mse = quality.squared_error.sum() / max(quality.count.sum(), 1)
@@ -267,14 +267,13 @@ class TransformCodec:
         return _measured(chunk, payload, keep_data_apart(pixels, chunk.classes, chunk.fill))
 
     def _payload(self, chunk: "_Chunk", mode: Mode, codes: bytes, corrections: bytes = b"") -> Payload:
-        mask, planes = pack_mask(chunk.classes)
         return Payload(
             mode=mode,
             dtype=self.radiometry.dtype,
             shape=chunk.pixels.shape,
             fill=chunk.fill,
-            mask=mask,
-            mask_planes=planes,
+            mask=chunk.mask,
+            mask_planes=chunk.mask_planes,
             codes=codes,
             residual=corrections,
             quality=unmeasured(len(chunk.pixels)),
@@ -324,13 +323,27 @@ class _Chunk:
     """A chunk, and what all attempts at it share."""
 
     pixels: Pixels
+    """(bands, height, width), native type."""
+
     fill: float
+    """Value of pixels without data."""
+
     classes: NDArray[np.uint8] | None
+    """Class of every pixel as in a payload's mask; None if all carry data."""
+
     valid: NDArray[np.bool_]
+    """Where pixels carry data, (bands, height, width)."""
+
+    mask: bytes
+    mask_planes: int
+    """Mask section of a payload, and its number of planes."""
+
     window: tuple[int, int, int, int]
     """The least that holds all data: first row, first column, rows, columns."""
 
     offset: NDArray[np.float32]
+    """Mean of each band, (bands,), in DN; whole for integers."""
+
     centred: Tensor
     """Pixels of the window less their offset, (bands, rows, columns) float64, smooth where there are no data."""
 
@@ -354,7 +367,18 @@ class _Chunk:
         filled = fill_smoothly(centred, torch.from_numpy(mask))
         if pixels.dtype.kind != "f":
             filled = filled.round()
-        return cls(pixels=pixels, fill=fill, classes=classes, valid=valid, window=window, offset=offset, centred=filled)
+        mask_section, planes = pack_mask(classes)
+        return cls(
+            pixels=pixels,
+            fill=fill,
+            classes=classes,
+            valid=valid,
+            mask=mask_section,
+            mask_planes=planes,
+            window=window,
+            offset=offset,
+            centred=filled,
+        )
 
     def largest(self, steps: NDArray[np.float32]) -> float:
         """Largest magnitude in steps."""

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
 from harmonium.errors import ModelError, SceneError, UsageError
-from harmonium.models import model_file
+from harmonium.models import model_file, packaged
 from harmonium.models.model_file import GroupModel, ModelFile
 from harmonium.models.payload import MAX_BANDS
 from harmonium.models.radiometry import DTYPES, default_peak
@@ -115,8 +115,6 @@ def for_array(name: str, dtype: str | None, bands: int | None, peak: float | Non
 
 def names() -> tuple[str, ...]:
     """Names of the packaged models."""
-    from harmonium.models import packaged
-
     return packaged.names()
 
 
@@ -165,27 +163,25 @@ def for_scenes(scenes: Sequence[Scene], name: str = DEFAULT_NAME, peak: float | 
     groups = {}
     for group_name, (_, one) in sorted(first.items()):
         codec = _codec(name, one.dtype.name, len(one.bands), peak)
-        made = GroupModel(preset=name, bands=one.bands, resolution=None, codec=codec, training=_record(name))
-        # Through bytes, so that groups share no tensor: safetensors stores none twice.
-        groups[group_name] = model_file.make({group_name: made}).groups[group_name]
+        groups[group_name] = GroupModel(
+            preset=name, bands=one.bands, resolution=None, codec=codec, training=_record(name)
+        )
     return model_file.make(groups)
 
 
 @lru_cache(16)
-def _model_of_array(packaged: Packaged) -> ModelFile:
+def _model_of_array(chosen: Packaged) -> ModelFile:
     group = GroupModel(
-        preset=packaged.name,
-        bands=tuple(f"band{band + 1}" for band in range(packaged.bands)),
+        preset=chosen.name,
+        bands=tuple(f"band{band + 1}" for band in range(chosen.bands)),
         resolution=None,
-        codec=_codec(packaged.name, packaged.dtype, packaged.bands, packaged.peak),
-        training=_record(packaged.name),
+        codec=_codec(chosen.name, chosen.dtype, chosen.bands, chosen.peak),
+        training=_record(chosen.name),
     )
     return model_file.make({ARRAY_GROUP: group})
 
 
 def _codec(name: str, dtype: str, bands: int, peak: float | None) -> ChunkCodec:
-    from harmonium.models import packaged
-
     try:
         return packaged.codec(name, dtype, bands, peak)
     except ValueError as error:
@@ -194,8 +190,6 @@ def _codec(name: str, dtype: str, bands: int, peak: float | None) -> ChunkCodec:
 
 def _record(name: str) -> dict[str, Any]:
     """What is told of the training; the networks' own description of themselves is the codec's."""
-    from harmonium.models import packaged
-
     record = packaged.record(name)
     return {"packaged": name, **{key: value for key, value in record.items() if key != "spec"}}
 

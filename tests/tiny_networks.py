@@ -132,12 +132,12 @@ def codec(dtype: str, bands: int, found: DetailModel | None = None, peak: float 
 
 def random_networks(seed: int) -> nn.ModuleList:
     """Untrained networks whose last layers are not 0."""
-    found = new_networks(seed, CHANNELS, CHANNELS)
+    found, generator = new_networks(seed, CHANNELS, CHANNELS), torch.Generator().manual_seed(seed)
     for network in found:
         assert isinstance(network, LevelNetwork)
         for layer in network.outputs:
             for values in layer.parameters():
-                nn.init.normal_(values, std=0.2)
+                nn.init.normal_(values, std=0.2, generator=generator)
     return found
 
 

@@ -15,14 +15,14 @@ from harmonium.models.context_training import Source, new_networks
 
 def random_networks(seed: int = 0) -> nn.ModuleList:
     """Networks whose outputs depend on all that they see, as trained ones do."""
-    found = new_networks(seed, 4, 4)
+    found, generator = new_networks(seed, 4, 4), torch.Generator().manual_seed(seed)
     for network in found:
         assert isinstance(network, LevelNetwork)
         for layer in network.outputs:
             assert isinstance(layer, nn.Conv2d)
             assert layer.bias is not None
-            nn.init.normal_(layer.weight, std=0.2)
-            nn.init.normal_(layer.bias, std=0.3)
+            nn.init.normal_(layer.weight, std=0.2, generator=generator)
+            nn.init.normal_(layer.bias, std=0.3, generator=generator)
     return found
 
 
