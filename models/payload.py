@@ -171,6 +171,25 @@ def unpack(data: bytes) -> Payload:
     )
 
 
+def inflate(data: bytes, what: str, wanted: str, least: int, most: int) -> bytes:
+    """Inflate a section of a foreign payload, to no more than `most` bytes.
+
+    Raises
+    ------
+    PayloadError
+        If it is no whole zlib stream of `least` to `most` bytes; `what` and `wanted` say what should be there.
+    """
+    inflater = zlib.decompressobj()
+    try:
+        # One byte more than expected is enough to see that there is too much.
+        raw = inflater.decompress(data, most + 1)
+    except zlib.error as error:
+        raise PayloadError(f"The {what} cannot be inflated ({error}); the chunk is damaged") from error
+    if not least <= len(raw) <= most or not inflater.eof or inflater.unused_data:
+        raise PayloadError(f"{wanted}; the chunk is damaged")
+    return raw
+
+
 # --- pixels that carry no data -------------------------------------------------------------------------------------
 
 _SPECIAL = (np.nan, np.inf, -np.inf)
@@ -217,14 +236,7 @@ def unpack_mask(payload: Payload) -> NDArray[np.uint8] | None:
         return None
     _, height, width = payload.shape
     expected = payload.mask_planes * height * width
-    inflater = zlib.decompressobj()
-    try:
-        # One byte more than expected is enough to see that there is too much.
-        raw = inflater.decompress(payload.mask, expected + 1)
-    except zlib.error as error:
-        raise PayloadError(f"The mask section cannot be inflated ({error}); the chunk is damaged") from error
-    if len(raw) != expected or not inflater.eof or inflater.unused_data:
-        raise PayloadError(f"The mask section should hold {expected} pixels; the chunk is damaged")
+    raw = inflate(payload.mask, "mask section", f"The mask section should hold {expected} pixels", expected, expected)
     classes = np.frombuffer(raw, np.uint8).reshape(payload.mask_planes, height, width)
     if classes.max() > len(_SPECIAL) + 1 or (payload.dtype != "float32" and classes.max() > 1):
         raise PayloadError(f"The mask section holds class {classes.max()}, which does not exist; the chunk is damaged")

@@ -12,7 +12,6 @@ written holds wherever it is read.
 """
 
 import math
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harmonium.errors import PayloadError
-from harmonium.models import detail_coding, residual, subbands, transform_section
+from harmonium.models import deflated, detail_coding, residual, subbands, transform_section
 from harmonium.models.cells import CELL, cell_grid
 from harmonium.models.chunk_codec import (
     Encoded,
@@ -60,7 +59,6 @@ _LARGEST_VALUE = float(1 << 24)
 _SMALL_BOUND = 4
 """In DN: under larger ones, no chunk was seen to take fewer bits without loss."""
 
-_SAMPLED_ROWS = 16
 _WORTH_A_TRY = 1.3
 """How much longer than what is at hand the sample's estimate may be for deflating to be tried."""
 
@@ -172,7 +170,7 @@ class TransformCodec:
                 offers = [self._exact(chunk)]
         kept = [offer for offer in offers if offer is not None]
         shortest = min((offer.quality.nbytes for offer in kept), default=None)
-        if shortest is None or _deflated_bytes(chunk.pixels) < _WORTH_A_TRY * shortest:
+        if shortest is None or deflated.estimated_bytes(chunk.pixels) < _WORTH_A_TRY * shortest:
             kept.append(self._deflated(chunk))
         return min(kept, key=lambda offer: offer.quality.nbytes)
 
@@ -231,7 +229,7 @@ class TransformCodec:
         return bisect_step(lambda factor: self._stepped(chunk, (steps * factor).astype(np.float32)), reached, target)
 
     def _deflated(self, chunk: "_Chunk") -> Encoded:
-        payload = self._payload(chunk, Mode.DEFLATED, zlib.compress(_shuffled(chunk.pixels), 6))
+        payload = self._payload(chunk, Mode.DEFLATED, deflated.encode(chunk.pixels))
         return _measured(chunk, payload, chunk.pixels)
 
     def _transformed(
@@ -300,7 +298,7 @@ class TransformCodec:
             if payload.residual:
                 pixels = self._corrected(pixels, payload.residual, classes)
         elif payload.mode is Mode.DEFLATED:
-            return _unshuffled(payload)  # those of the fill value are there, and no other
+            return deflated.decode(payload)  # those of the fill value are there, and no other
         else:
             pixels = plain_pixels(payload, classes)
         return keep_data_apart(pixels, classes, payload.fill)
@@ -511,34 +509,3 @@ def _spread(low: Tensor, rows: int, columns: int) -> Tensor:
     side = 1 << (subbands.LEVELS - CELL_LEVELS)
     wide = low.repeat_interleave(side, 1).repeat_interleave(side, 2)
     return wide[:, None, :rows, :columns]
-
-
-# --- without loss ---------------------------------------------------------------------------------------------------
-
-
-def _shuffled(pixels: Pixels) -> bytes:
-    """Differences along rows, bytes of equal weight together: what deflate likes; floats as whole numbers."""
-    whole = pixels.view(f"u{pixels.dtype.itemsize}")
-    differences = np.diff(whole, axis=2, prepend=whole.dtype.type(0))
-    return np.ascontiguousarray(differences).view(np.uint8).reshape(-1, whole.itemsize).T.tobytes()
-
-
-def _deflated_bytes(pixels: Pixels) -> int:
-    """About how many bytes deflating takes, from every sixteenth row."""
-    rows = np.ascontiguousarray(pixels[:, ::_SAMPLED_ROWS])
-    return len(zlib.compress(_shuffled(rows), 1)) * pixels.size // rows.size
-
-
-def _unshuffled(payload: Payload) -> Pixels:
-    dtype = np.dtype(payload.dtype)
-    expected = math.prod(payload.shape) * dtype.itemsize
-    inflater = zlib.decompressobj()
-    try:
-        raw = inflater.decompress(payload.codes, expected + 1)
-    except zlib.error as error:
-        raise PayloadError(f"The pixels cannot be inflated ({error}); the chunk is damaged") from error
-    if len(raw) != expected or not inflater.eof or inflater.unused_data:
-        raise PayloadError(f"The code section should hold {expected} bytes of pixels; the chunk is damaged")
-    planes = np.frombuffer(raw, np.uint8).reshape(dtype.itemsize, -1).T
-    differences = np.ascontiguousarray(planes).view(f"<u{dtype.itemsize}").reshape(payload.shape)
-    return np.add.accumulate(differences, axis=2, dtype=differences.dtype).view(dtype)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harmonium.errors import PayloadError
+from harmonium.models.payload import inflate
 
 Values = NDArray[np.int64]
 
@@ -60,13 +61,11 @@ def unpack(data: bytes, bands: int) -> tuple[list[Values | None], int]:
     (length,) = _COUNT.unpack_from(data) if len(data) >= _COUNT.size else (len(data),)
     end = _COUNT.size + length
     most = bands * (_COUNT.size + 4 * _LARGEST)
-    inflater = zlib.decompressobj()
-    try:
-        raw = inflater.decompress(data[_COUNT.size : end], most + 1)
-    except zlib.error as error:
-        raise PayloadError(f"The tables of values cannot be inflated ({error}); the chunk is damaged") from error
-    if len(data) < end or len(raw) > most or not inflater.eof or inflater.unused_data:
+    if len(data) < end:
         raise PayloadError(f"The tables of values should be {length} bytes; the chunk is damaged")
+    raw = inflate(
+        data[_COUNT.size : end], "tables of values", f"The tables of values should be {length} bytes", 0, most
+    )
     tables: list[Values | None] = []
     place = 0
     for _ in range(bands):
