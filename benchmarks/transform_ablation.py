@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from benchmarks import archive_scenes, common, transform_models
 from benchmarks.bd_rate import bd_rate
 from benchmarks.common import Report, Table
-from harmonium.models import detail_coding, plane_rotation, scale_tables, subbands, transform_codec
+from harmonium.models import detail_coding, plane_rotation, subbands
 from harmonium.models.detail_coding import DetailModel, Rounding
+from harmonium.models.integer_network import IntegerLevel
 from harmonium.models.symbol_coding import Tables
 
 SCENES = ("spyndex-10m", "t33uub-20m", "bouconne-10m", "landsat7-30m")
@@ -42,16 +43,20 @@ VARIANTS = (
 )
 
 
-def _one_rotation(details: Sequence[torch.Tensor]) -> list[NDArray[np.int16]]:
+def _one_rotation(details: Sequence[torch.Tensor], multiple: int = 1) -> list[NDArray[np.int16]]:
     """The principal components of all levels together, as those of pixels would be."""
     flat = [values.mul(subbands.gain_column(level)).flatten(1).numpy() for level, values in enumerate(details)]
     pixels = sum(values.shape[1] for values in flat)
     covariance = sum((values @ values.T for values in flat), np.zeros((len(flat[0]),) * 2)) / pixels
-    return [plane_rotation.principal_angles(covariance)] * subbands.CLASSES
+    return [plane_rotation.principal_angles(covariance, multiple)] * subbands.CLASSES
 
 
-def _no_rotation(details: Sequence[torch.Tensor]) -> list[NDArray[np.int16]]:
+def _no_rotation(details: Sequence[torch.Tensor], _: int = 1) -> list[NDArray[np.int16]]:
     return [np.zeros(plane_rotation.count(len(details[0])), np.int16)] * subbands.CLASSES
+
+
+def _nothing_restored(_: IntegerLevel, seen: torch.Tensor, details: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(details)
 
 
 @contextmanager
@@ -63,6 +68,8 @@ def _changed(variant: str) -> Iterator[None]:
 
         if variant == "no adjustments":
             change(Tables, "best_adjustment", lambda *_: (0, 0))
+        elif variant == "restored at whole steps":
+            change(IntegerLevel, "restored", _nothing_restored)
         elif variant == "one rotation for all levels":
             change(subbands, "spectral_angles", _one_rotation)
         elif variant == "no rotation":
@@ -73,14 +80,8 @@ def _changed(variant: str) -> Iterator[None]:
 @torch.inference_mode()
 def curve(model: DetailModel, scene: archive_scenes.Scene, variant: str) -> list[tuple[float, float]]:
     """Bits and PSNR at each step, of the coded numbers in chunks of 512 pixels; headers are left out."""
-    dead_zone = 0.5 if "plain" in variant else transform_codec.DEAD_ZONE
-    price = 0.0 if "no price" in variant else transform_codec.PRICE
-    offsets = model.offsets
-    if "plain" in variant:
-        offsets = scale_tables.restored_offsets(dead_zone)
-    elif "whole steps" in variant:
-        offsets = np.zeros_like(offsets)
-    used = DetailModel(networks=model.networks, tables=model.tables, offsets=offsets)
+    dead_zone = 0.5 if "plain" in variant else detail_coding.DEAD_ZONE
+    price = 0.0 if "no price" in variant else detail_coding.PRICE
     rounding = Rounding(exact=False, dead_zone=dead_zone, price=price)
     found = []
     for share in STEPS:
@@ -91,7 +92,7 @@ def curve(model: DetailModel, scene: archive_scenes.Scene, variant: str) -> list
             pixels = torch.from_numpy(scene.pixels[window].astype(np.float64))
             mean = pixels.mean((1, 2), keepdim=True).round()
             with _changed(variant):
-                coded = detail_coding.encode(used, (pixels - mean).mul(64 / step).round(), rounding)
+                coded = detail_coding.encode(model, (pixels - mean).mul(64 / step).round(), rounding)
             nbytes += len(coded.words)
             wrong = ((coded.restored * (step / 64) + mean).round() - pixels).numpy()
             error += float(np.square(wrong[scene.valid[window]]).sum())

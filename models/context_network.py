@@ -7,12 +7,18 @@
                                                                                    │
                                                        centre, log of scale, shape ┘
 
+    the same, and all details of this plane ─ 3×3 ── 3×3 ── 1×1 ── where between two steps they are restored
+
 A level's three bands of details are coded in six steps: half of the lines of the first band, the other half, then the
 second band, the third. The lines of a band run along its smooth direction. Within a step all coefficients are coded at
 once, so that a step is one pass of a small network over a plane.
 
+When a plane's details are known, a second network tells what was rounded away: up to half a step beside each number,
+from all around it. Where nothing is lost, it has nothing to tell.
+
 Values are in sixteenths of the quantiser's step; so one network serves all rates, sensors and numbers of bands. It is
-trained by the likelihood of the whole numbers that are coded, and used in whole numbers (`integer_network`).
+trained by the likelihood of the whole numbers that are coded and the squared error of what is restored, and used in
+whole numbers (`integer_network`).
 """
 
 from dataclasses import dataclass
@@ -37,6 +43,9 @@ OUTPUTS = 3
 """Centre in units of the scale, logarithm of the scale, shape."""
 
 FEATURES = 8 + 8 + 1 + DETAILS * PLANES_BEFORE + 1
+
+MOST_RESTORED = 0.5
+"""Steps that a detail is restored beside its number at the most: outliers cannot do harm."""
 
 _CLAMP = (1 << 16) - 1
 _NEIGHBOURS = [(row, column) for row in range(3) for column in range(3) if (row, column) != (1, 1)]
@@ -134,8 +143,14 @@ class LevelNetwork(nn.Module):
         self.joined = nn.ModuleList(nn.Conv2d(trunk, head, 1) for _ in STEP_ORDER)
         self.hidden = nn.ModuleList(nn.Conv2d(head, head, 1) for _ in STEP_ORDER)
         self.outputs = nn.ModuleList(nn.Conv2d(head, OUTPUTS, 1) for _ in STEP_ORDER)
-        for number in range(STEPS):
-            layer = convolution(self.outputs, number)
+        self.restoring = nn.ModuleList(
+            [
+                nn.Conv2d(FEATURES + DETAILS, trunk, 3, padding=1),
+                nn.Conv2d(trunk, trunk, 3, padding=1),
+                nn.Conv2d(trunk, DETAILS, 1),
+            ]
+        )
+        for layer in [convolution(self.outputs, number) for number in range(STEPS)] + [convolution(self.restoring, 2)]:
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(bias_of(layer))
 
@@ -161,6 +176,13 @@ class LevelNetwork(nn.Module):
             found = found + F.conv2d(seen, convolution(self.known, number).weight, stride=step.stride)
         found = F.relu(self.hidden[number](F.relu(found)))
         return convolution(self.outputs, number)(found)  # type: ignore[no-any-return]
+
+    def restored(self, seen: Tensor, details: Tensor) -> Tensor:
+        """Steps beside the numbers (planes, 3, height, width), from features and companded details of all bands."""
+        found = torch.cat([seen, details], 1) / SIXTEENTHS
+        for number in range(len(self.restoring)):
+            found = convolution(self.restoring, number)(found if number == 0 else F.relu(found))
+        return found.clamp(-MOST_RESTORED, MOST_RESTORED)
 
 
 def convolution(layers: nn.ModuleList, number: int) -> nn.Conv2d:

@@ -1,7 +1,9 @@
-"""Training of the context networks by the likelihood of what is coded: whole numbers, exact data, no relaxation.
+"""Training by the likelihood of what is coded and the squared error of what is restored.
 
-A training crop is rounded with a step drawn log-uniformly, so that one model serves all rates. What the decoder will
-know is known here: the low band as it is restored from coarser levels, planes and steps before.
+What is coded are whole numbers of exact data, without any relaxation. A training crop is rounded with a step drawn
+log-uniformly, so that one model serves all rates; a tenth fewer bits of a crop count alike at every rate. It is rounded
+as an encoder does it, at a price for bits under the networks as they are.
+What the decoder will know is known here: the low band as it is restored from coarser levels, planes and steps before.
 """
 
 import math
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from harmonium.models import plane_rotation, subbands
 from harmonium.models.cells import CELL
 from harmonium.models.context_network import PLANES_BEFORE, SIXTEENTHS, STEP_ORDER, LevelNetwork, companded, features
+from harmonium.models.detail_coding import DEAD_ZONE, PRICE
 from harmonium.models.scale_tables import LARGEST_INDEX, PER_OCTAVE, RESTORED, SHAPES, SMALLEST, WIDER
 from harmonium.models.subbands import CLASSES, LEVELS, level_class
 from harmonium.models.wavelet import DETAILS
@@ -25,14 +28,17 @@ from harmonium.models.wavelet import DETAILS
 CROP = 128
 """Side of a training crop in pixels."""
 
-STEP_RANGE = (0.0014, 0.09)
+STEP_RANGE = (0.002, 0.09)
 """Steps drawn in training, in shares of the peak: about 34 to 60 dB."""
 
 FINE_STEPS = 0.15
 """Share of crops with steps of one or a few DN, as without loss."""
 
-DEAD_ZONE = (0.36, 0.5)
-"""What is added to magnitudes before they are rounded down, drawn for each crop."""
+PRICED = 0.75
+"""Share of the other crops that are coded at the encoders' price of bits; the rest is rounded to the nearest."""
+
+_FLOOR = 0.005
+"""Nats for a coefficient, added to those of a crop before their logarithm: nearly empty crops should not rule."""
 
 MAX_PLANES = 6
 """Bands of a crop that a training step looks at."""
@@ -126,21 +132,24 @@ def train(
         rate = schedule.learning_rate * min(1, (number + 1) / schedule.warm_up) * (0.01 + 0.99 * share)
         for group in optimiser.param_groups:
             group["lr"] = rate
-        examples = [_examples(*_draw_crop(sources, draw), draw) for _ in range(schedule.batch)]
-        loss = _loss(networks, examples, device)
+        examples = [_examples(*_draw_crop(sources, draw), draw, networks, device) for _ in range(schedule.batch)]
+        loss, bits = _loss(networks, examples, device)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
         optimiser.step()
         if keep is not None:
             keep(number + 1, optimiser.state_dict())
-        yield float(loss.detach()) / math.log(2)
+        yield bits
 
 
-def calibration(sources: Sequence[Source], crops: int, seed: int) -> list[list[tuple[Tensor, Tensor]]]:
+def calibration(
+    networks: nn.ModuleList, sources: Sequence[Source], crops: int, seed: int
+) -> list[list[tuple[Tensor, Tensor]]]:
     """Features and companded details of every level, the finest first, of crops as in training."""
     draw = random.Random(f"{seed} calibration")
-    found = [_examples(*_draw_crop(sources, draw), draw) for _ in range(crops)]
+    device = next(networks.parameters()).device
+    found = [_examples(*_draw_crop(sources, draw), draw, networks, device) for _ in range(crops)]
     return [[(level.features, level.details) for level in crop] for crop in found]
 
 
@@ -172,52 +181,111 @@ class _Example:
     numbers: Tensor
     """Coded whole numbers (planes, 3, rows, columns) float32."""
 
+    values: Tensor
+    """What was rounded to them, in steps, float32; the numbers themselves where nothing is to be restored."""
 
-def _examples(pixels: Tensor, peak: float, draw: random.Random) -> list[_Example]:
+    def planes(self, kept: slice) -> "_Example":
+        """Some planes of it."""
+        return _Example(**{name: getattr(self, name)[kept] for name in self.__slots__})
+
+
+def _examples(
+    pixels: Tensor, peak: float, draw: random.Random, networks: nn.ModuleList, device: torch.device
+) -> list[_Example]:
     """One of each level, the finest first, of a crop."""
-    if draw.random() < FINE_STEPS:
-        step = peak / 10_000 * draw.uniform(1, 8)
-    else:
-        step = peak * math.exp(draw.uniform(*map(math.log, STEP_RANGE)))
-    dead_zone = draw.uniform(*DEAD_ZONE)
+    fine = draw.random() < FINE_STEPS
+    step = peak / 10_000 * draw.uniform(1, 8) if fine else peak * math.exp(draw.uniform(*map(math.log, STEP_RANGE)))
+    price = PRICE if draw.random() < PRICED else 0.0
+    exact = fine and not price
     centred = pixels - pixels.mean((1, 2), keepdim=True)
     low, details = subbands.analyse(centred.mul(RESTORED / step).round())
     angles = subbands.spectral_angles(details)
+    order = torch.arange(len(pixels))
     first = draw.randint(0, max(len(pixels) - MAX_PLANES, 0))
     kept = slice(first, first + MAX_PLANES)
-    order = torch.arange(len(pixels))[kept]
     found = []
     shapes = subbands.low_shapes(*pixels.shape[1:])
     for level in range(LEVELS - 1, -1, -1):
         kind, gain = level_class(level), subbands.gain_column(level)
         rotated = plane_rotation.to_planes(details[level], angles[kind]).mul(gain / RESTORED)
-        numbers = (rotated.abs() + dead_zone).floor() * rotated.sign()
         low_planes = plane_rotation.to_planes(low, angles[kind]).mul(subbands.low_gain(level) * SIXTEENTHS / RESTORED)
-        sixteenths = numbers.mul(SIXTEENTHS).to(torch.int32)
-        example = _Example(
-            features=features(low_planes.floor().to(torch.int32)[kept], _before(sixteenths)[kept], order),
-            details=companded(sixteenths[kept]),
-            numbers=numbers[kept].float(),
-        )
-        found.append(example)
+        low_planes = low_planes.floor().to(torch.int32)
+        if price:
+            numbers = (rotated.abs() + DEAD_ZONE).floor() * rotated.sign()
+            first_example = _example(low_planes, numbers, numbers, order)
+            numbers = _cheaper(networks[kind], rotated, first_example, price, device)
+        else:
+            numbers = rotated.round()
+        example = _example(low_planes, numbers, numbers if exact else rotated, order)
+        found.append(example.planes(kept))
+        if not exact:
+            numbers = numbers + _restored(networks[kind], example, device)
         restored = plane_rotation.to_bands(numbers.mul(RESTORED / gain).round(), angles[kind])
         low = subbands.synthesise_level(low, restored, shapes[level])
     return found[::-1]
 
 
-def _loss(networks: nn.ModuleList, examples: Sequence[Sequence[_Example]], device: torch.device) -> Tensor:
-    """Mean negative log likelihood of the coefficients of all crops, in nats."""
-    total, count = torch.zeros((), device=device), 0
+def _example(low_planes: Tensor, numbers: Tensor, values: Tensor, order: Tensor) -> _Example:
+    sixteenths = numbers.mul(SIXTEENTHS).to(torch.int32)
+    return _Example(
+        features=features(low_planes, _before(sixteenths), order),
+        details=companded(sixteenths),
+        numbers=numbers.float(),
+        values=values.float(),
+    )
+
+
+@torch.no_grad()
+def _restored(network: nn.Module, example: _Example, device: torch.device) -> Tensor:
+    """What is added to the numbers of an example, in steps."""
+    return _beside(network, example.features.to(device), example.details.to(device)).cpu().double()
+
+
+@torch.no_grad()
+def _cheaper(network: nn.Module, values: Tensor, example: _Example, price: float, device: torch.device) -> Tensor:
+    """Numbers for values in steps that take less of squared error and price of bits together, as encoders choose them.
+
+    Each nearest number is weighed against the next one towards 0, under what the network says beside an example's.
+    """
+    found = torch.empty_like(values)
+    outputs = _outputs(network, example.features.to(device), example.details.to(device))
+    for step, output in zip(STEP_ORDER, outputs, strict=True):
+        wanted = step.take(values[:, step.band])
+        nearest = (wanted.abs() + 0.5).floor()
+        offers = torch.stack([nearest, (nearest - 1).clamp(min=0)]).mul(wanted.sign())
+        bits = negative_log_likelihood(output.float(), offers.float().to(device)).cpu() / math.log(2)
+        costs = (wanted - offers) ** 2 + price * bits
+        step.take(found[:, step.band]).copy_(torch.where(costs[1] < costs[0], offers[1], offers[0]))
+    return found
+
+
+def _loss(
+    networks: nn.ModuleList, examples: Sequence[Sequence[_Example]], device: torch.device
+) -> tuple[Tensor, float]:
+    """What is minimised, and the bits for each of all coefficients.
+
+    Logarithms of a crop's nats for each coefficient, and of its squared errors beside those of the numbers alone.
+    """
+    totals = [torch.zeros((), device=device) for _ in examples]
+    counts = [sum(level.numbers.numel() for level in crop) for crop in examples]
+    errors = [torch.full((2,), _FLOOR * count, device=device) for count in counts]
     for level in range(LEVELS):
         # Crops of one size go through the network together.
-        by_shape: dict[torch.Size, list[_Example]] = {}
-        for crop in examples:
-            by_shape.setdefault(crop[level].numbers.shape[2:], []).append(crop[level])
-        for alike in by_shape.values():
+        by_shape: dict[torch.Size, list[int]] = {}
+        for place, crop in enumerate(examples):
+            by_shape.setdefault(crop[level].numbers.shape[2:], []).append(place)
+        for places in by_shape.values():
+            alike = [examples[place][level] for place in places]
             parts = [torch.cat([getattr(one, name) for one in alike]).to(device) for name in _Example.__slots__]
-            loss, coefficients = _level_loss(networks[level_class(level)], *parts)
-            total, count = total + loss, count + coefficients
-    return total / count
+            network, planes = networks[level_class(level)], [len(one.numbers) for one in alike]
+            for place, own in zip(places, torch.split(_nats(network, *parts[:3]), planes), strict=True):
+                totals[place] = totals[place] + own.sum()
+            for place, both in zip(places, torch.split(_squared_errors(network, *parts), planes), strict=True):
+                errors[place] = errors[place] + both.sum(0)
+    each = torch.stack(totals) / torch.tensor(counts, device=device)
+    bits = float(torch.stack(totals).sum().detach()) / sum(counts) / math.log(2)
+    before, after = torch.stack(errors).unbind(1)
+    return (each + _FLOOR).log().mean() + (after / before).log().mean(), bits
 
 
 def _before(details: Tensor) -> Tensor:
@@ -229,14 +297,33 @@ def _before(details: Tensor) -> Tensor:
     return found
 
 
-def _level_loss(network: nn.Module, seen: Tensor, details: Tensor, numbers: Tensor) -> tuple[Tensor, int]:
+def _outputs(network: nn.Module, seen: Tensor, details: Tensor) -> list[Tensor]:
+    """Of all steps, in bfloat16."""
     assert isinstance(network, LevelNetwork)
-    total, count = torch.zeros((), device=seen.device), 0
     with torch.autocast(seen.device.type, torch.bfloat16):
         trunk = network.trunk(seen.contiguous(memory_format=torch.channels_last))
-        outputs = [network.head(number, trunk, details) for number in range(len(STEP_ORDER))]
-    for step, found in zip(STEP_ORDER, outputs, strict=True):
-        wanted = step.take(numbers[:, step.band])
-        total = total + negative_log_likelihood(found.float(), wanted).sum()
-        count += wanted.numel()
-    return total, count
+        return [network.head(number, trunk, details) for number in range(len(STEP_ORDER))]
+
+
+def _nats(network: nn.Module, seen: Tensor, details: Tensor, numbers: Tensor) -> Tensor:
+    """Of each plane."""
+    total = torch.zeros(len(numbers), device=seen.device)
+    for step, found in zip(STEP_ORDER, _outputs(network, seen, details), strict=True):
+        total = total + negative_log_likelihood(found.float(), step.take(numbers[:, step.band])).sum((1, 2))
+    return total
+
+
+def _beside(network: nn.Module, seen: Tensor, details: Tensor) -> Tensor:
+    """What is restored beside the numbers, in steps; in bfloat16 but for its last rounding."""
+    assert isinstance(network, LevelNetwork)
+    with torch.autocast(seen.device.type, torch.bfloat16):
+        return network.restored(seen.contiguous(memory_format=torch.channels_last), details).float()
+
+
+def _squared_errors(network: nn.Module, seen: Tensor, details: Tensor, numbers: Tensor, values: Tensor) -> Tensor:
+    """Of each plane's numbers, and of what is restored, in squared steps: (planes, 2)."""
+    wrong = values - numbers
+    exact = (wrong == 0).flatten(1).all(1)
+    after = wrong - _beside(network, seen, details)
+    both = torch.stack([wrong.square().sum((1, 2, 3)), after.square().sum((1, 2, 3))], 1)
+    return both.masked_fill(exact[:, None], 0.0)

@@ -19,13 +19,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harmonium.errors import PayloadError
-from harmonium.models import plane_rotation, subbands
+from harmonium.models import plane_rotation, subbands, transform_section
 from harmonium.models.context_network import PLANES_BEFORE, SIXTEENTHS, STEP_ORDER, companded, features
 from harmonium.models.integer_network import IntegerLevel
 from harmonium.models.scale_tables import LARGEST_INDEX, PER_OCTAVE, RESTORED, SYMBOLS, TABLES
 from harmonium.models.subbands import CLASSES, LEVELS, level_class
-from harmonium.models.symbol_coding import Choice, Numbers, Reader, Tables, Writer, choose, choose_from, symbols_of
+from harmonium.models.symbol_coding import Choice, Numbers, Reader, Tables, Writer, choose, choose_from
 from harmonium.models.wavelet import DETAILS
+
+DEAD_ZONE = 0.34
+"""What an encoder adds to magnitudes in steps before it rounds them down; the offsets of models are made for it."""
+
+PRICE = 0.12
+"""What an encoder pays for a bit, in squared steps: at high rates, where D = 1/12 and D falls by a factor of 4 for each
+bit, one would pay 2 log(2) D = 0.116."""
 
 _PLANES_AT_ONCE = 4
 """Of an encoder, which bounds its memory."""
@@ -44,24 +51,16 @@ class DetailModel:
     tables: Tables
     """Frequencies."""
 
-    offsets: NDArray[np.int64]
-    """Where numbers are restored beside themselves, (signs, tables, symbols), in 64ths of a step."""
-
     def __post_init__(self) -> None:
         if len(self.networks) != CLASSES or self.tables.frequencies.shape != (TABLES, SYMBOLS):
             raise ValueError(
                 f"Expected {CLASSES} networks and tables ({TABLES}, {SYMBOLS}), found {len(self.networks)} and "
                 f"{self.tables.frequencies.shape}; the model is damaged"
             )
-        if self.offsets.shape != (3, TABLES, SYMBOLS) or np.abs(self.offsets).max() > RESTORED:
-            raise ValueError(f"Expected offsets (3, {TABLES}, {SYMBOLS}) within a step, found {self.offsets.shape}")
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Every number, by name, for a model file."""
-        found = {
-            "frequencies": torch.from_numpy(self.tables.frequencies.astype(np.int32)),
-            "offsets": torch.from_numpy(self.offsets.astype(np.int8)),
-        }
+        found = {"frequencies": torch.from_numpy(self.tables.frequencies.astype(np.int32))}
         for number, network in enumerate(self.networks):
             found |= {f"level{number}.{name}": value for name, value in network.to_tensors().items()}
         return found
@@ -82,9 +81,9 @@ class DetailModel:
         if dict(spec) != {"wavelet": "cdf-9-7", "levels": LEVELS}:
             raise ValueError(f"Expected the wavelet cdf-9-7 on {LEVELS} levels, found {dict(spec)}")
         left = dict(tensors)
-        frequencies, offsets = left.pop("frequencies"), left.pop("offsets")
-        if frequencies.dtype != torch.int32 or offsets.dtype != torch.int8:
-            raise ValueError(f"Expected tables of int32 and int8, found {frequencies.dtype} and {offsets.dtype}")
+        frequencies = left.pop("frequencies")
+        if frequencies.dtype != torch.int32:
+            raise ValueError(f"Expected tables of int32, found {frequencies.dtype}")
         networks = []
         for number in range(CLASSES):
             prefix = f"level{number}."
@@ -95,7 +94,6 @@ class DetailModel:
         return cls(
             networks=tuple(networks),
             tables=Tables(frequencies.numpy().astype(np.int64)),
-            offsets=offsets.numpy().astype(np.int64),
         )
 
 
@@ -160,7 +158,7 @@ def encode(model: DetailModel, values: Tensor, rounding: Rounding) -> Coded:
     """Code whole numbers (bands, height, width), float64, in units."""
     shapes = subbands.low_shapes(*values.shape[1:])
     low, details = subbands.analyse(values)
-    angles = subbands.spectral_angles(details)
+    angles = _worthwhile_angles(details, rounding)
     writer = Writer(model.tables)
     gain = subbands.low_gain(LEVELS - 1)
     planes = plane_rotation.to_planes(low, angles[-1])
@@ -185,17 +183,15 @@ def encode(model: DetailModel, values: Tensor, rounding: Rounding) -> Coded:
             numbers = _cheaper(model, rotated * (column / RESTORED), numbers, seen, low_seen, level, rounding)
             seen = rounding.sixteenths(numbers, column)
         offsets = torch.zeros_like(numbers)
-        for first in range(0, len(numbers), _PLANES_AT_ONCE):
-            batch = slice(first, first + _PLANES_AT_ONCE)
-            choices = _all_choices(model.networks[kind], seen, low_seen, batch, level, rounding)
+        for batch in _batches(len(numbers)):
+            known = _features(seen, low_seen, batch)
+            choices = _all_choices(model.networks[kind], known, seen[batch], level, rounding)
+            offsets[batch] = _offsets(model.networks[kind], known, seen[batch], rounding)
             for place, plane in enumerate(range(len(numbers))[batch]):
                 for step, choice in zip(STEP_ORDER, (one[place] for one in choices), strict=True):
-                    wanted = step.take(numbers[plane, step.band])
-                    flat = wanted.to(torch.int64).reshape(-1).numpy()
+                    flat = step.take(numbers[plane, step.band]).to(torch.int64).reshape(-1).numpy()
                     choice = writer.write_adjusted(choice, flat)
                     bits += model.tables.bits(choice, flat)
-                    if not rounding.exact:
-                        step.take(offsets[plane, step.band]).copy_(_offsets(model, choice, flat).reshape(wanted.shape))
         restored = plane_rotation.to_bands(rounding.restored(numbers, offsets, column), angles[kind])
         low = subbands.synthesise_level(low, restored, shapes[level])
     return Coded(angles=angles, low_scales=bytes(scales), words=writer.to_bytes(), restored=low, estimated_bits=bits)
@@ -235,28 +231,51 @@ def decode(
         kind, column = level_class(level), subbands.gain_column(level)
         rows, columns = subbands.details_shape(height, width, level)
         numbers = torch.zeros(bands, DETAILS, rows, columns, dtype=torch.float64)
-        offsets = torch.zeros_like(numbers)
         seen = torch.zeros(numbers.shape, dtype=torch.int32)
         low_seen = _low_sixteenths(low, angles[kind], level, rounding)
+        offsets = torch.zeros_like(numbers)
         network = model.networks[kind]
         for plane in range(bands):
-            trunk = network.trunk(_features(seen, low_seen, slice(plane, plane + 1)))
+            own = slice(plane, plane + 1)
+            known = _features(seen, low_seen, own)
+            trunk = network.trunk(known)
             details = torch.zeros(1, DETAILS, rows, columns)
             for number, step in enumerate(STEP_ORDER):
                 outputs = network.head(number, trunk, details)[0]
                 choice = choose(outputs.numpy(), *_units(level, step.band, rounding))
-                decoded, choice = reader.read_adjusted(choice)
+                decoded, _ = reader.read_adjusted(choice)
                 place = step.take(numbers[plane, step.band])
                 place.copy_(torch.from_numpy(decoded).double().reshape(place.shape))
                 step.take(seen[plane, step.band]).copy_(rounding.sixteenths(place, column[step.band]))
                 step.take(details[0, step.band]).copy_(companded(step.take(seen[plane, step.band])))
-                if not rounding.exact:
-                    step.take(offsets[plane, step.band]).copy_(_offsets(model, choice, decoded).reshape(place.shape))
+            offsets[own] = _offsets(network, known, seen[own], rounding)
         found.insert(0, numbers)
         restored = plane_rotation.to_bands(rounding.restored(numbers, offsets, column), angles[kind])
         low = subbands.synthesise_level(low, restored, shapes[level])
     reader.finish()
     return low, found
+
+
+def _worthwhile_angles(details: Sequence[Tensor], rounding: Rounding) -> list[NDArray[np.int16]]:
+    """Angles of each class of levels: as fine as it pays.
+
+    Details of variance v in steps are taken to cost log2(1 + 12 v) / 2 bits each: nothing where all are rounded to 0, 1
+    bit more for each octave where steps are fine.
+    """
+    offers = [subbands.spectral_angles(details), subbands.spectral_angles(details, plane_rotation.COARSE)]
+    offers.append([np.zeros_like(angles) for angles in offers[0]])
+    bits = np.zeros((len(offers), CLASSES))
+    for place, offer in enumerate(offers):
+        turns = [plane_rotation.matrix(len(details[0]), angles) for angles in offer]
+        bits[place] = [transform_section.angle_bits(angles) for angles in offer]
+        for level, values in enumerate(details):
+            kind, gains = level_class(level), subbands.gains(level)
+            for band, gain in enumerate(gains):
+                flat = values[:, band].flatten(1).numpy() * (1.0 if rounding.exact else gain / RESTORED)
+                turned = turns[kind] @ (flat @ flat.T / flat.shape[1])
+                variances = np.einsum("ij,ij->i", turned, turns[kind]).clip(min=0)
+                bits[place, kind] += flat.shape[1] / 2 * float(np.log2(1 + 12 * variances).sum())
+    return [offers[best][number] for number, best in enumerate(bits.argmin(axis=0).tolist())]
 
 
 def _low_sixteenths(low: Tensor, angles: NDArray[np.int16], level: int, rounding: Rounding) -> Tensor:
@@ -276,11 +295,11 @@ def _features(seen: Tensor, low: Tensor, batch: slice) -> Tensor:
 
 
 def _all_choices(
-    network: IntegerLevel, seen: Tensor, low: Tensor, batch: slice, level: int, rounding: Rounding
+    network: IntegerLevel, known: Tensor, seen: Tensor, level: int, rounding: Rounding
 ) -> list[list[Choice]]:
-    """Tables of each step and plane, of planes whose details are known."""
-    trunk = network.trunk(_features(seen, low, batch))
-    details = companded(seen[batch])
+    """Tables of each step and plane, from features and details that are all known."""
+    trunk = network.trunk(known)
+    details = companded(seen)
     return [
         [choose(one.numpy(), *_units(level, step.band, rounding)) for one in network.head(number, trunk, details)]
         for number, step in enumerate(STEP_ORDER)
@@ -297,19 +316,18 @@ def _cheaper(
     """
     found = numbers.clone()
     network = model.networks[level_class(level)]
-    for first in range(0, len(numbers), _PLANES_AT_ONCE):
-        batch = slice(first, first + _PLANES_AT_ONCE)
-        choices = _all_choices(network, seen, low, batch, level, rounding)
+    for batch in _batches(len(numbers)):
+        choices = _all_choices(network, _features(seen, low, batch), seen[batch], level, rounding)
         for place, plane in enumerate(range(len(numbers))[batch]):
             for step, choice in zip(STEP_ORDER, (one[place] for one in choices), strict=True):
                 wanted = step.take(steps[plane, step.band])
                 values = wanted.reshape(-1).numpy()
                 signs = np.sign(values).astype(np.int64)
                 nearest = np.floor(np.abs(values) + 0.5).astype(np.int64)
-                costs, offers = [], [nearest * signs, np.maximum(nearest - 1, 0) * signs]
-                for offer in offers:
-                    wrong = values - offer - _offsets(model, choice, offer).numpy() / RESTORED
-                    costs.append(wrong**2 + rounding.price * model.tables.each_bits(choice, offer))
+                offers = [nearest * signs, np.maximum(nearest - 1, 0) * signs]
+                costs = [
+                    (values - offer) ** 2 + rounding.price * model.tables.each_bits(choice, offer) for offer in offers
+                ]
                 best = np.where(costs[1] < costs[0], offers[1], offers[0])
                 step.take(found[plane, step.band]).copy_(torch.from_numpy(best).double().reshape(wanted.shape))
     return found
@@ -321,10 +339,16 @@ def _units(level: int, band: int, rounding: Rounding) -> tuple[int, float]:
     return round(PER_OCTAVE * math.log2(gain)), gain
 
 
-def _offsets(model: DetailModel, choice: Choice, numbers: Numbers) -> Tensor:
-    """Offsets in 64ths of a step, (n,); none where last bits were left out, of which the table does not tell."""
-    found = model.offsets[np.sign(numbers) + 1, choice.table, symbols_of(choice, numbers)]
-    return torch.from_numpy(np.where(choice.shift == 0, found, 0)).double()
+def _offsets(network: IntegerLevel, known: Tensor, seen: Tensor, rounding: Rounding) -> Tensor:
+    """Where numbers (planes, 3, rows, columns) are restored beside themselves, in 64ths of a step, float64."""
+    if rounding.exact:
+        return torch.zeros(())
+    return network.restored(known, companded(seen)).double()
+
+
+def _batches(planes: int) -> list[slice]:
+    """Planes that go through a network together."""
+    return [slice(first, first + _PLANES_AT_ONCE) for first in range(0, planes, _PLANES_AT_ONCE)]
 
 
 # --- the low band ---------------------------------------------------------------------------------------------------

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from harmonium.models.context_network import (
     FEATURES,
+    MOST_RESTORED,
     OUTPUTS,
     SIXTEENTHS,
     STEP_ORDER,
@@ -27,6 +28,8 @@ from harmonium.models.context_network import (
     convolution,
     known_details,
 )
+from harmonium.models.scale_tables import RESTORED
+from harmonium.models.wavelet import DETAILS
 
 LIMIT = 255
 """Largest activation."""
@@ -109,11 +112,15 @@ class IntegerLevel:
     outputs: tuple[IntegerLayer, ...]
     """1 × 1 layers with three outputs."""
 
+    restoring: tuple[IntegerLayer, ...]
+    """Two layers of 3 × 3 and one of 1 × 1; the first takes features and details."""
+
     def __post_init__(self) -> None:
-        previous = LARGEST_INPUT
-        for layer in self.trunk_layers:
-            _check_exact(layer, previous)
-            previous = LIMIT
+        for layers in (self.trunk_layers, self.restoring):
+            previous = LARGEST_INPUT
+            for layer in layers:
+                _check_exact(layer, previous)
+                previous = LIMIT
         for layer, known in zip(self.joined, self.known, strict=True):
             _check_exact(layer, LIMIT, known.float().abs().sum((1, 2, 3)) * LARGEST_INPUT)
         for layer in (*self.hidden, *self.outputs):
@@ -139,6 +146,14 @@ class IntegerLevel:
         found = self.joined[number].finish(sums, 0, LIMIT)
         found = self.hidden[number].finish(self.hidden[number].sums(found), 0, LIMIT)
         return self.outputs[number].finish(self.outputs[number].sums(found), -_OUTPUT, _OUTPUT).float()
+
+    def restored(self, seen: Tensor, details: Tensor) -> Tensor:
+        """`LevelNetwork.restored` in 64ths of a step: (planes, 3, rows, columns) float32."""
+        found = torch.cat([seen, details], 1).to(torch.bfloat16, memory_format=torch.channels_last)
+        for number, layer in enumerate(self.restoring):
+            low, high, padding = (0, LIMIT, 1) if number < len(self.restoring) - 1 else (*_MOST_RESTORED, 0)
+            found = layer.finish(layer.sums(found, padding=padding), low, high)
+        return found.float()
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Weights as int16, biases as int32, factors as bfloat16, by name."""
@@ -168,6 +183,7 @@ class IntegerLevel:
             "joined": [(head, trunk, 1, 1)] * heads,
             "hidden": [(head, head, 1, 1)] * heads,
             "outputs": [(OUTPUTS, head, 1, 1)] * heads,
+            "restoring": [(trunk, FEATURES + DETAILS, 3, 3), (trunk, trunk, 3, 3), (DETAILS, trunk, 1, 1)],
         }
         left = set(tensors)
 
@@ -198,8 +214,9 @@ class IntegerLevel:
         return cls(known=known, **parts)
 
 
-_PARTS = ("trunk_layers", "joined", "hidden", "outputs")
+_PARTS = ("trunk_layers", "joined", "hidden", "outputs", "restoring")
 _OUTPUT = 1 << 15
+_MOST_RESTORED = (-MOST_RESTORED * RESTORED, MOST_RESTORED * RESTORED)
 
 OUTPUT_UNIT = 32.0
 """Outputs are whole numbers of 32nds of those of the trained network."""
@@ -226,13 +243,9 @@ def rounded(network: LevelNetwork, examples: Sequence[tuple[Tensor, Tensor]]) ->
     """
     network = network.float().eval()
     ranges = _ranges(network, examples)
-    unit = 1 / SIXTEENTHS
-    trunk: list[IntegerLayer] = []
-    inputs = LARGEST_INPUT
-    for number in range(len(network.trunk_layers)):
-        layer, after = convolution(network.trunk_layers, number), ranges[f"trunk.{number}"] / LIMIT
-        trunk.append(_rounded_layer(layer.weight, bias_of(layer), unit, inputs, after)[0])
-        unit, inputs = after, LIMIT
+    trunk, unit = _rounded_layers(network.trunk_layers, [ranges[f"trunk.{number}"] / LIMIT for number in range(2)])
+    units = [ranges[f"restoring.{number}"] / LIMIT for number in range(2)]
+    restoring, _ = _rounded_layers(network.restoring, [*units, 1 / RESTORED])
     joined, known, hidden, outputs = [], [], [], []
     for number, step in enumerate(STEP_ORDER):
         after, last = (ranges.get(f"{name}.{number}", 1.0) / LIMIT for name in ("joined", "hidden"))
@@ -251,7 +264,19 @@ def rounded(network: LevelNetwork, examples: Sequence[tuple[Tensor, Tensor]]) ->
         known=tuple(known),
         hidden=tuple(hidden),
         outputs=tuple(outputs),
+        restoring=restoring,
     )
+
+
+def _rounded_layers(layers: nn.ModuleList, after: Sequence[float]) -> tuple[tuple[IntegerLayer, ...], float]:
+    """Layers one after the other, the first of which takes inputs; and the last one's unit."""
+    found: list[IntegerLayer] = []
+    unit, inputs = 1 / SIXTEENTHS, LARGEST_INPUT
+    for number, own in enumerate(after):
+        layer = convolution(layers, number)
+        found.append(_rounded_layer(layer.weight, bias_of(layer), unit, inputs, own)[0])
+        unit, inputs = own, LIMIT
+    return tuple(found), unit
 
 
 def _rounded_layer(
@@ -287,6 +312,9 @@ def _ranges(network: LevelNetwork, examples: Sequence[tuple[Tensor, Tensor]]) ->
         trunk = seen / SIXTEENTHS
         for number, layer in enumerate(network.trunk_layers):
             trunk = note(f"trunk.{number}", F.relu(layer(trunk)))
+        restoring = torch.cat([seen, details], 1) / SIXTEENTHS
+        for number in range(len(network.restoring) - 1):
+            restoring = note(f"restoring.{number}", F.relu(convolution(network.restoring, number)(restoring)))
         for number, step in enumerate(STEP_ORDER):
             if not step.take(trunk).numel():
                 continue

@@ -1,12 +1,17 @@
 """The bytes of one chunk. docs/format.md says the same in prose; a change here is a new version there.
 
+Modes of version 1:
+
     header   36 bytes, little-endian
     bands    20 bytes each: pixels that carry data (u32), squared error (f64), largest error (f64)
     mask     zlib, `mask_bytes`
     codes    `code_bytes`
-    residual `residual_bytes`, 0 in version 1
 
-Version 2 is version 1 with more modes and a residual; modes of version 1 are written as such.
+Modes of version 2, whose chunks may be a few hundred bytes altogether, and so have numbers of few bytes (`varints`):
+
+    header   version, mode and dtype, flags (u8 each); bands, height, width; lengths; the fill value if it is unusual
+    bands    counts, if not all pixels carry data; squared errors (half an f64); largest errors
+    mask, codes, residual
 
 Every length is checked against the bytes at hand before anything is allocated.
 """
@@ -14,7 +19,7 @@ Every length is checked against the bytes at hand before anything is allocated.
 import math
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, cast
 
@@ -22,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harmonium.errors import PayloadError
+from harmonium.models import varints
 from harmonium.models.quality import Quality
 from harmonium.models.radiometry import DTYPES, Pixels
 
@@ -31,6 +37,12 @@ VERSIONS = (1, 2)
 # version, mode, dtype, mask planes; bands, reserved; height, width; mask, code and residual bytes; fill value
 _HEADER = struct.Struct("<BBBB HH II III d")
 _BAND = np.dtype([("count", "<u4"), ("squared_error", "<f8"), ("max_error", "<f8")])
+
+_PLANES, _COUNTED, _RESIDUAL, _FILL = 3, 4, 8, 4
+"""Flags of version 2: planes of the mask; counts follow; so does the residual's length; place of the fill's kind."""
+
+_USUAL_FILLS = {0: struct.pack("<d", 0.0), 1: struct.pack("<d", math.nan)}
+"""Fill values that take no bytes, by their kind; kind 2 has its eight bytes."""
 
 MAX_BANDS = 4096
 MAX_PIXELS = 1 << 28
@@ -94,6 +106,24 @@ class Payload:
 
     def pack(self) -> bytes:
         """The bytes that are stored."""
+        if self.mode.version == 1:
+            return self._first_version()
+        bands, height, width = self.shape
+        counted = bool((self.quality.count != height * width).any())
+        fill = struct.pack("<d", self.fill)
+        kind = next((number for number, usual in _USUAL_FILLS.items() if usual == fill), 2)
+        flags = min(self.mask_planes, 2) | _COUNTED * counted | _RESIDUAL * bool(self.residual) | kind << _FILL
+        lengths = [len(part) for part in (self.mask, self.residual) if part]
+        head = bytes((self.mode.version, self.mode | DTYPES.index(self.dtype) << 4, flags))
+        head += varints.packed((bands, height, width, len(self.codes), *lengths)) + (fill if kind == 2 else b"")
+        if counted:
+            head += varints.packed(self.quality.count.tolist())
+        head += _first_halves(self.quality.squared_error).astype("<u4").tobytes()
+        largest = self.quality.max_error
+        head += largest.astype("<f8").tobytes() if self.dtype == "float32" else varints.packed(largest.tolist())
+        return head + self.mask + self.codes + self.residual
+
+    def _first_version(self) -> bytes:
         bands, height, width = self.shape
         header = _HEADER.pack(
             self.mode.version,
@@ -118,8 +148,23 @@ class Payload:
 
 
 def packed_size(bands: int, *sections: bytes) -> int:
-    """Length in bytes of a payload with these sections."""
+    """Length in bytes of a payload of version 1 with these sections."""
     return _HEADER.size + bands * _BAND.itemsize + sum(map(len, sections))
+
+
+def stored_quality(quality: Quality) -> Quality:
+    """What version 2 keeps of a quality: squared errors to a part in two millions."""
+    return replace(quality, squared_error=_from_first_halves(_first_halves(quality.squared_error)))
+
+
+def _first_halves(values: NDArray[np.float64]) -> NDArray[np.uint32]:
+    """The first 32 bits of floats of 64, to the nearest: their whole range, and 20 bits of their fraction."""
+    bits = np.ascontiguousarray(values, np.float64).view(np.uint64)
+    return np.asarray((bits + np.uint64(1 << 31)) >> np.uint64(32)).astype(np.uint32)
+
+
+def _from_first_halves(halves: NDArray[np.uint32]) -> NDArray[np.float64]:
+    return np.asarray(halves.astype(np.uint64) << np.uint64(32)).view(np.float64)
 
 
 def unpack(data: bytes) -> Payload:
@@ -130,24 +175,29 @@ def unpack(data: bytes) -> Payload:
     PayloadError
         If the version is unknown, or the bytes contradict themselves.
     """
-    if len(data) < _HEADER.size:
-        raise PayloadError(f"A payload has at least {_HEADER.size} bytes, found {len(data)}; the chunk is truncated")
+    if not data:
+        raise PayloadError("A payload has at least 1 byte, found 0; the chunk is truncated")
     if data[0] not in VERSIONS:
         raise PayloadError(
             f"Payload version {data[0]}; this harmonium reads versions {VERSIONS[0]} to {VERSIONS[-1]}: upgrade it, or "
             "the bytes are damaged"
         )
+    return _unpack_first(data) if data[0] == 1 else _unpack_second(data)
+
+
+def _unpack_first(data: bytes) -> Payload:
+    if len(data) < _HEADER.size:
+        raise PayloadError(f"A payload has at least {_HEADER.size} bytes, found {len(data)}; the chunk is truncated")
     version, mode, dtype, planes, bands, reserved, height, width, n_mask, n_codes, n_residual, fill = (
         _HEADER.unpack_from(data)
     )
     known = mode in set(Mode) and Mode(mode).version == version
-    if not known or dtype >= len(DTYPES) or planes > 2 or reserved or (n_residual and mode != Mode.TRANSFORM):
+    if not known or dtype >= len(DTYPES) or planes > 2 or reserved or n_residual:
         raise PayloadError(
             f"Payload header claims mode {mode}, dtype {dtype}, mask planes {planes}, reserved {reserved}, residual of "
             f"{n_residual} bytes: none of these exists in version {version}; the chunk is damaged"
         )
-    if not 1 <= bands <= MAX_BANDS or not 1 <= bands * height * width <= MAX_PIXELS:
-        raise PayloadError(f"Payload header claims {bands} bands of {height} × {width} pixels; the chunk is damaged")
+    _check_shape(bands, height, width)
     expected = _HEADER.size + bands * _BAND.itemsize + n_mask + n_codes + n_residual
     if len(data) != expected or (planes == 0) != (n_mask == 0):
         raise PayloadError(f"Payload should have {expected} bytes, found {len(data)}; the chunk is damaged")
@@ -160,8 +210,7 @@ def unpack(data: bytes) -> Payload:
         fill=fill,
         mask=data[start : start + n_mask],
         mask_planes=bands if planes == 2 else planes,
-        codes=data[start + n_mask : start + n_mask + n_codes],
-        residual=data[start + n_mask + n_codes :],
+        codes=data[start + n_mask :],
         quality=Quality(
             nbytes=len(data),
             count=table["count"].astype(np.int64),
@@ -169,6 +218,55 @@ def unpack(data: bytes) -> Payload:
             max_error=table["max_error"].astype(np.float64),
         ),
     )
+
+
+def _unpack_second(data: bytes) -> Payload:
+    fields = varints.Fields(data, "payload", 1)
+    kinds, flags = fields.byte(), fields.byte()
+    mode, dtype, planes, kind = kinds & 15, kinds >> 4, flags & _PLANES, flags >> _FILL
+    known = mode in set(Mode) and Mode(mode).version == 2
+    if not known or dtype >= len(DTYPES) or planes > 2 or kind > 2 or (flags & _RESIDUAL and mode != Mode.TRANSFORM):
+        raise PayloadError(
+            f"Payload header claims mode {mode}, dtype {dtype}, flags {flags}: none of these exists in version 2; the "
+            "chunk is damaged"
+        )
+    bands, height, width, n_codes = fields.varints(4)
+    _check_shape(bands, height, width)
+    n_mask = fields.varint() if planes else 0
+    n_residual = fields.varint() if flags & _RESIDUAL else 0
+    (fill,) = struct.unpack("<d", _USUAL_FILLS[kind] if kind in _USUAL_FILLS else fields.take(8))
+    count = fields.varints(bands) if flags & _COUNTED else [height * width] * bands
+    squared_error = _from_first_halves(fields.array("<u4", bands))
+    largest = fields.array("<f8", bands) if DTYPES[dtype] == "float32" else fields.varints(bands)
+    if max(count) > height * width or not np.isfinite(squared_error).all() or not np.isfinite(largest).all():
+        raise PayloadError(
+            f"Payload claims {count} pixels that carry data, squared errors {squared_error}, largest errors {largest}; "
+            "the chunk is damaged"
+        )
+    expected = fields.place + n_mask + n_codes + n_residual
+    if len(data) != expected or (planes and not n_mask) or (flags & _RESIDUAL and not n_residual):
+        raise PayloadError(f"Payload should have {expected} bytes, found {len(data)}; the chunk is damaged")
+    return Payload(
+        mode=Mode(mode),
+        dtype=DTYPES[dtype],
+        shape=(bands, height, width),
+        fill=fill,
+        mask=fields.take(n_mask),
+        mask_planes=bands if planes == 2 else planes,
+        codes=fields.take(n_codes),
+        residual=fields.take(n_residual),
+        quality=Quality(
+            nbytes=len(data),
+            count=np.array(count, np.int64),
+            squared_error=squared_error,
+            max_error=np.array(largest, np.float64),
+        ),
+    )
+
+
+def _check_shape(bands: int, height: int, width: int) -> None:
+    if not 1 <= bands <= MAX_BANDS or not 1 <= bands * height * width <= MAX_PIXELS:
+        raise PayloadError(f"Payload header claims {bands} bands of {height} × {width} pixels; the chunk is damaged")
 
 
 def inflate(data: bytes, what: str, wanted: str, least: int, most: int) -> bytes:

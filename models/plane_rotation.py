@@ -16,6 +16,9 @@ from torch import Tensor
 STEPS = 1 << 14
 """Angles are multiples of pi / 2^14, from -2^14 to 2^14."""
 
+COARSE = 1 << 7
+"""Angles that are multiples of this fit one byte: there are as few of them as one can do with at coarse steps."""
+
 _SHIFT = 14
 
 
@@ -24,13 +27,15 @@ def count(planes: int) -> int:
     return planes * (planes - 1) // 2
 
 
-def principal_angles(covariance: NDArray[np.float64]) -> NDArray[np.int16]:
+def principal_angles(covariance: NDArray[np.float64], multiple: int = 1) -> NDArray[np.int16]:
     """Angles, (count,), of the rotation to the principal components, the first of the largest variance.
 
     Parameters
     ----------
     covariance
         (bands, bands), of details or of pixels.
+    multiple
+        Angles are multiples of so many units.
     """
     _, vectors = np.linalg.eigh(covariance)
     rest = vectors.T[::-1].copy()  # rows are components
@@ -39,12 +44,20 @@ def principal_angles(covariance: NDArray[np.float64]) -> NDArray[np.int16]:
     found = []
     # Each rotation makes one entry below the diagonal zero, and the one above it positive.
     for column, upper, lower in _eliminations(len(rest)):
-        steps = round(np.arctan2(rest[lower, column], rest[upper, column]) * STEPS / np.pi)
+        steps = multiple * round(np.arctan2(rest[lower, column], rest[upper, column]) * STEPS / np.pi / multiple)
+        steps = -STEPS if steps == STEPS else steps  # half a turn, either way
         found.append(steps)
         # By the angle that is stored, so that later angles make up for its rounding.
         cosine, sine = np.cos(steps * np.pi / STEPS), np.sin(steps * np.pi / STEPS)
         rest[upper], rest[lower] = cosine * rest[upper] + sine * rest[lower], cosine * rest[lower] - sine * rest[upper]
     return np.array(found, dtype=np.int16)
+
+
+def matrix(bands: int, angles: NDArray[np.int16]) -> NDArray[np.float64]:
+    """(bands, bands): what `to_planes` does but for its rounding."""
+    unit = 2.0**30
+    found: NDArray[np.float64] = to_planes(torch.eye(bands, dtype=torch.float64).mul(unit), angles).numpy() / unit
+    return found
 
 
 @cache

@@ -76,24 +76,3 @@ def frequencies() -> NDArray[np.int64]:
     found = 1 + np.floor(mass * ((1 << TABLE_BITS) - SYMBOLS)).astype(np.int64)
     found[np.arange(len(found)), found.argmax(axis=1)] += (1 << TABLE_BITS) - found.sum(axis=1)
     return np.asarray(found, np.int64)
-
-
-def restored_offsets(dead_zone: float, points: int = 64) -> NDArray[np.int64]:
-    """Where a number is restored beside itself, (signs, tables, symbols), in 64ths of a step.
-
-    The mean of the distribution over what is rounded to the number: magnitudes from k - `dead_zone` to k + 1 -
-    `dead_zone` are rounded to k. Signs are those of the number: below 0, 0, above. Escapes are restored as they are.
-    """
-    scale, weight, centre = _parameters()
-    found = np.zeros((3, len(scale), SYMBOLS), np.int64)
-    share = (np.arange(points) + 0.5) / points
-    for sign in (-1, 0, 1):
-        start, end = (-1 + dead_zone, 1 - dead_zone) if sign == 0 else (-dead_zone, 1 - dead_zone)
-        values = start + share * (end - start) if sign >= 0 else -(start + share * (end - start))
-        for symbol in range(1, SYMBOLS - 1):
-            beside = symbol - (REACH + 1) + values - centre
-            density = np.full((len(scale), points), 1e-300)
-            for part, width in ((1 - weight, scale), (weight, scale * WIDER)):
-                density += part / width / np.cosh(np.clip(beside / (2 * width), -300, 300)) ** 2
-            found[sign + 1, :, symbol] = np.rint((density * values).sum(axis=1) / density.sum(axis=1) * RESTORED)
-    return found

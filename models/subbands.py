@@ -102,8 +102,8 @@ def synthesise_level(low: Tensor, details: Tensor, shape: tuple[int, int]) -> Te
     return wavelet.backward(low, details)[:, : shape[0], : shape[1]]
 
 
-def spectral_angles(details: Sequence[Tensor]) -> list[NDArray[np.int16]]:
-    """Angles of the rotation of each class of levels, from the details of all levels."""
+def spectral_angles(details: Sequence[Tensor], multiple: int = 1) -> list[NDArray[np.int16]]:
+    """Angles of the rotation of each class of levels, multiples of `multiple`, from the details of all levels."""
     found = []
     for number in range(CLASSES):
         covariance = 0.0
@@ -111,5 +111,5 @@ def spectral_angles(details: Sequence[Tensor]) -> list[NDArray[np.int16]]:
             if level_class(level) == number:
                 flat = values.mul(gain_column(level)).flatten(1).numpy()
                 covariance = covariance + flat @ flat.T / flat.shape[1]
-        found.append(plane_rotation.principal_angles(np.atleast_2d(covariance)))
+        found.append(plane_rotation.principal_angles(np.atleast_2d(covariance), multiple))
     return found

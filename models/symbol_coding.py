@@ -116,6 +116,23 @@ def adjusted(choice: Choice, scale: int, shape: int) -> Choice:
     return replace(choice, table=table)
 
 
+LEAST_ADJUSTED = 64
+"""Bits that tables expect of numbers, under which no adjustment is told: it would take more than it spares."""
+
+_PARTS_OF_BIT = 16
+
+
+def _expected(frequencies: NDArray[np.int64]) -> Numbers:
+    """Bits that a number takes on the average under each table, in 16ths, (tables,).
+
+    In whole numbers alone, because decoders branch by it: 16 log2(f) is the number of digits of f^16, less one.
+    """
+    values, places = np.unique(frequencies, return_inverse=True)
+    logarithms = [(int(value) ** _PARTS_OF_BIT).bit_length() - 1 for value in values.tolist()]
+    lengths = _PARTS_OF_BIT * TABLE_BITS - np.array(logarithms, np.int64)[places].reshape(frequencies.shape)
+    return np.asarray((frequencies * lengths).sum(axis=1) >> TABLE_BITS)
+
+
 def _adjustment_choice() -> Choice:
     """Tables of an adjustment: its scale and its shape, 0 most often."""
     return choose_from(scale=np.array([14, 14], np.int64), shape=1, sixteenths=0)
@@ -138,6 +155,7 @@ class Tables:
             raise ValueError(f"Expected frequencies that sum to {1 << TABLE_BITS}, found {frequencies.sum(axis=1)}")
         self.frequencies = frequencies
         self._logarithms = np.log2(frequencies)
+        self._expected = _expected(frequencies)
         self._models: dict[int, object] = {}
         offers = product(range(-MAX_ADJUSTMENT, MAX_ADJUSTMENT + 1), range(len(SHAPES) + 1))
         choice = _adjustment_choice()
@@ -153,6 +171,11 @@ class Tables:
     def each_bits(self, choice: Choice, numbers: Numbers) -> NDArray[np.float64]:
         """Bits of each number, but for what escapes take beside their symbols."""
         return np.asarray(TABLE_BITS - self._logarithms[choice.table, symbols_of(choice, numbers)] + choice.shift)
+
+    def worth_adjusting(self, choice: Choice) -> bool:
+        """Whether the tables expect so many bits of numbers, whatever these are, that an adjustment comes first."""
+        # Last bits do not matter: tables that leave any out expect several bits of each number.
+        return int(self._expected[choice.table].sum()) >= LEAST_ADJUSTED * _PARTS_OF_BIT
 
     def best_adjustment(self, choice: Choice, numbers: Numbers) -> tuple[int, int]:
         """Scale and shape (`adjusted`) under which these numbers and the adjustment take the fewest bits."""
@@ -205,8 +228,9 @@ class Writer:
     _runs: list[tuple[NDArray[np.int32], object]] = field(default_factory=list)
 
     def write_adjusted(self, choice: Choice, numbers: Numbers) -> Choice:
-        """Numbers after the adjustment that suits them; the tables that it gives."""
-        if not len(numbers):
+        """Numbers after the adjustment that suits them, if it may be worth it; the tables that it gives."""
+        if not self.tables.worth_adjusting(choice):
+            self.write(choice, numbers)
             return choice
         adjustment = self.tables.best_adjustment(choice, numbers)
         self.write(_adjustment_choice(), np.array(adjustment, np.int64))
@@ -263,8 +287,8 @@ class Reader:
 
     def read_adjusted(self, choice: Choice) -> tuple[Numbers, Choice]:
         """Numbers of `Writer.write_adjusted`, and the tables."""
-        if not len(choice.table):
-            return np.zeros(0, np.int64), choice
+        if not self._tables.worth_adjusting(choice):
+            return self.read(choice), choice
         scale, shape = self.read(_adjustment_choice()).tolist()
         if abs(scale) > MAX_ADJUSTMENT or not 0 <= shape <= len(SHAPES):
             raise PayloadError(

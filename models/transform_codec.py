@@ -32,9 +32,9 @@ from harmonium.models.chunk_codec import (
     plain_pixels,
     unpack_for,
 )
-from harmonium.models.detail_coding import DetailModel, Rounding
+from harmonium.models.detail_coding import DEAD_ZONE, PRICE, DetailModel, Rounding
 from harmonium.models.filling import fill_smoothly
-from harmonium.models.payload import Mode, Payload, classify, pack_mask, packed_size, unpack_mask
+from harmonium.models.payload import Mode, Payload, classify, pack_mask, stored_quality, unpack_mask
 from harmonium.models.quality import measure, unmeasured
 from harmonium.models.radiometry import Pixels, Radiometry
 from harmonium.models.scale_tables import RESTORED
@@ -42,13 +42,6 @@ from harmonium.models.subbands import CELL_LEVELS
 from harmonium.models.targets import Lossless, MaxError, Psnr, Ratio, Step, Target
 from harmonium.models.transform_section import TransformSection
 from harmonium.models.value_ranks import Values, worth_ranking
-
-DEAD_ZONE = 0.34
-"""What an encoder adds to magnitudes in steps before it rounds them down; the offsets of models are made for it."""
-
-PRICE = 0.12
-"""What an encoder pays for a bit, in squared steps: at high rates, where D = 1/12 and D falls by a factor of 4 for each
-bit, one would pay 2 log(2) D = 0.116."""
 
 BOUND_STEPS = 1.2
 """Steps under a bound d, in multiples of the distance between residuals: 2 d + 1, of floats 2 d."""
@@ -258,7 +251,7 @@ class TransformCodec:
     def _finish(
         self, chunk: "_Chunk", section: TransformSection, coded: detail_coding.Coded, corrections: bytes = b""
     ) -> Encoded:
-        payload = self._payload(chunk, Mode.TRANSFORM, section.pack(), corrections)
+        payload = self._payload(chunk, Mode.TRANSFORM, section.pack(chunk.pixels.shape), corrections)
         pixels = _to_pixels(chunk.pixels.shape, section, coded.restored, chunk.pixels.dtype)
         if corrections:
             pixels = self._corrected(pixels, corrections, chunk.classes)
@@ -414,9 +407,11 @@ class _Chunk:
 
 
 def _measured(chunk: _Chunk, payload: Payload, decoded: Pixels) -> Encoded:
-    nbytes = packed_size(len(chunk.pixels), payload.mask, payload.codes, payload.residual)
-    quality = measure(chunk.pixels, decoded, chunk.valid, nbytes)
-    return Encoded(payload=replace(payload, quality=quality).pack(), quality=quality, decoded=decoded)
+    quality = measure(chunk.pixels, decoded, chunk.valid, 0)
+    if payload.mode.version == 2:
+        quality = stored_quality(quality)
+    data = replace(payload, quality=quality).pack()
+    return Encoded(payload=data, quality=replace(quality, nbytes=len(data)), decoded=decoded)
 
 
 def bisect_step(

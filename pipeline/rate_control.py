@@ -22,7 +22,6 @@ import numpy as np
 
 from harmonium.errors import SceneError
 from harmonium.models import targets
-from harmonium.models.payload import packed_size
 from harmonium.models.quality import Quality
 from harmonium.models.targets import Psnr, Ratio, Step
 from harmonium.pipeline import scene_layout
@@ -192,18 +191,23 @@ def _measured(request: StepRequest, windows: Sequence[Tile], side: int, executor
     group = request.group
     bands, height, width = group.shape
     share = sum(tile.width * tile.height for tile in windows) / (height * width)
-    head = packed_size(bands)
+    head = _bytes_beside_numbers(bands)
     chunks = math.prod(request.grid.chunk_counts)
 
     def measure(step: Step) -> tuple[Quality, float]:
         codec = HarmoniumCodec(model=request.model, group=group.name, source=request.url, target=step)
         tasks = [WindowTask(codec=codec, group=group, tile=tile, side=side) for tile in windows]
         total = reduce(Quality.merge, in_order(executor, measure_window, [(task,) for task in tasks]))
-        # Every payload has a header of the same length: windows have more of them than chunks.
+        # Windows have more headers than chunks.
         nbytes = (total.nbytes - head * len(windows)) / share + head * chunks
         return total, bands * height * width * group.dtype.itemsize / nbytes
 
     return measure
+
+
+def _bytes_beside_numbers(bands: int) -> int:
+    """About what a chunk has beside its coded numbers: header, offsets, errors, angles of one byte each."""
+    return 16 + 9 * bands + 3 * (bands * (bands - 1) // 2)
 
 
 def _is_small(request: StepRequest) -> bool:

@@ -21,6 +21,8 @@ from harmonium.models.integer_network import IntegerLevel
 
 from .tiny_networks import random_networks, source, trained_networks, whole_level
 
+CPU = torch.device("cpu")
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -75,13 +77,109 @@ def test_likelihoods_far_from_the_centre_are_symmetric_and_finite() -> None:
 def test_training_lowers_the_bits() -> None:
     """Of crops that were not drawn in training: what is drawn there differs too much in rate to be compared."""
     draw = random.Random("held out")
-    crops = [context_training._examples(*context_training._draw_crop([source()], draw), draw) for _ in range(4)]
     both = trained_networks()
+    crops = [
+        context_training._examples(*context_training._draw_crop([source()], draw), draw, both[0], CPU) for _ in range(4)
+    ]
     with torch.no_grad():
-        before, after = (
-            float(context_training._loss(networks, crops, torch.device("cpu"))) / math.log(2) for networks in both
+        (loss, before), (lower, after) = (context_training._loss(networks, crops, CPU) for networks in both)
+    assert after < before
+    assert lower < loss - 0.4  # a third fewer bits of each crop, in the geometric mean
+
+
+def test_what_is_minimised_is_a_sum_of_logarithms_of_bits_and_errors() -> None:
+    networks = random_networks(5)
+    crops = [examples_of(number, networks) for number in (1, 2)]
+    with torch.no_grad():
+        loss, bits = context_training._loss(networks, crops, CPU)
+        alone = [context_training._loss(networks, [crop], CPU) for crop in crops]
+    assert float(loss) == pytest.approx(np.mean([float(each) for each, _ in alone]), rel=1e-3)
+    assert bits == pytest.approx(np.mean([each for _, each in alone]), rel=1e-3)
+    # By hand, of one crop.
+    nats, before, after, count = 0.0, 0.0, 0.0, 0
+    for level, example in enumerate(crops[0]):
+        network = networks[min(level, 2)]
+        assert isinstance(network, LevelNetwork)
+        with torch.no_grad():
+            trunk = network.trunk(example.features)
+            for number, step in enumerate(STEP_ORDER):
+                outputs = network.head(number, trunk, example.details)
+                nats += float(negative_log_likelihood(outputs, step.take(example.numbers[:, step.band])).sum())
+            beside = network.restored(example.features, example.details)
+        wrong = example.values - example.numbers
+        before += float(wrong.square().sum())
+        after += float((wrong - beside).square().sum())
+        count += example.numbers.numel()
+    floor = 0.005
+    expected = math.log(nats / count + floor) + math.log((after + floor * count) / (before + floor * count))
+    assert float(alone[0][0]) == pytest.approx(expected, abs=0.02)  # bfloat16
+
+
+def examples_of(seed: int, networks: nn.ModuleList) -> list[context_training._Example]:
+    """Of a crop, with losses: steps of 50 DN and more."""
+    draw = random.Random(seed)
+    crop, peak = context_training._draw_crop([source()], draw)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(context_training, "FINE_STEPS", 0.0)
+        return context_training._examples(crop, peak, draw, networks, CPU)
+
+
+def test_numbers_are_those_that_cost_least() -> None:
+    """Of an encoder's two offers; under what the networks say, squared errors and bits are not more than of others."""
+    networks = random_networks(6)
+    network = networks[0]
+    assert isinstance(network, LevelNetwork)
+    values = torch.randn(2, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2
+    zeros = torch.zeros(2, 16, 16, dtype=torch.int32)
+    example = context_training._example(zeros, values.round(), values, torch.arange(2))
+    found = context_training._cheaper(network, values, example, 0.3, CPU)
+    towards_zero = (values.round().abs() - 1).clamp(min=0) * values.sign()
+    assert ((found == values.round()) | (found == towards_zero)).all()
+    assert (found != values.round()).any()
+
+    def cost(numbers: Tensor) -> float:
+        with torch.no_grad():
+            trunk = network.trunk(example.features)
+            nats = 0.0
+            for number, step in enumerate(STEP_ORDER):
+                wanted = step.take(numbers[:, step.band]).float()
+                nats += float(negative_log_likelihood(network.head(number, trunk, example.details), wanted).sum())
+        return float((values - numbers).square().sum()) + 0.3 * nats / math.log(2)
+
+    assert cost(found) < min(cost(values.round()), cost(towards_zero))
+
+
+def test_restoration_is_learned() -> None:
+    """A tenth of the squared errors goes in some steps, of values that always lie a quarter of a step above."""
+    network = random_networks(7)[0]
+    assert isinstance(network, LevelNetwork)
+    draw = torch.Generator().manual_seed(0)
+    numbers = torch.randint(-2, 3, (1, 3, 16, 16), generator=draw).double()
+    zeros = torch.zeros(1, 16, 16, dtype=torch.int32)
+    example = context_training._example(zeros, numbers, numbers + 0.25, torch.arange(1))
+    optimiser = torch.optim.Adam(network.parameters(), lr=1e-2)
+    errors = []
+    for _ in range(30):
+        both = context_training._squared_errors(
+            network, example.features, example.details, example.numbers, example.values
         )
-    assert after < before - 0.3
+        optimiser.zero_grad()
+        both[:, 1].sum().backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        errors.append(float(both[0, 1].detach()))
+    assert float(both[0, 0].detach()) == pytest.approx(0.0625 * numbers.numel())
+    assert errors[-1] < 0.9 * min(errors[0], float(both[0, 0].detach()))
+
+
+def test_nothing_is_restored_where_nothing_is_lost() -> None:
+    network = random_networks(7)[0]
+    numbers = torch.ones(2, 3, 8, 8).double()
+    values = numbers.clone()
+    values[1] += 0.25
+    example = context_training._example(torch.zeros(2, 8, 8, dtype=torch.int32), numbers, values, torch.arange(2))
+    both = context_training._squared_errors(network, example.features, example.details, example.numbers, example.values)
+    assert both[0].tolist() == [0, 0]
+    assert (both[1] > 0).all()
 
 
 def states_of(networks: nn.ModuleList) -> dict[str, Tensor]:
@@ -148,7 +246,7 @@ def test_scenes_smaller_than_a_crop_can_be_learned_from(side: int) -> None:
 def test_examples_show_what_a_decoder_will_know(bands: int) -> None:
     draw = random.Random(1)
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 2000, (bands, 128, 128)).astype(np.float64))
-    levels = context_training._examples(pixels, 10_000.0, draw)
+    levels = context_training._examples(pixels, 10_000.0, draw, random_networks(0), CPU)
     planes = min(bands, 6)
     for number, level in enumerate(levels):
         side = 64 >> number

@@ -173,8 +173,10 @@ def test_the_header_is_that_of_the_library() -> None:
 
 
 def test_all_modes_types_and_classes_are_named() -> None:
-    names = {mode.value: mode.name for mode in Mode}
-    assert numbered("Header", "mode") == names
+    first, second = ({mode.value: mode.name for mode in Mode if mode.version == version} for version in (1, 2))
+    assert numbered("Header", "mode") == first
+    kinds = next(row for row in table("Header and band table of version 2") if row[1] == "kinds")
+    assert {int(number): name for number, name in re.findall(r"(\d+) ([A-Z]{3,})", kinds[2])} == second
     for number, name in numbered("Header", "dtype").items():
         data = by_hand(1, name).compress(np.full((1, 8, 8), 5, name), 0).payload
         parsed = parse(data)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harmonium.models import context_network, context_training, integer_network
 from harmonium.models.context_network import FEATURES, OUTPUTS, SIXTEENTHS, STEP_ORDER, LevelNetwork, companded
@@ -31,7 +31,10 @@ def any_input(planes: int, rows: int, columns: int, seed: int = 0) -> tuple[Tens
 
 def outputs_of(network: IntegerLevel, seen: Tensor, details: Tensor) -> list[Tensor]:
     trunk = network.trunk(seen)
-    return [network.head(number, trunk, details) for number in range(len(STEP_ORDER))]
+    return [
+        *(network.head(number, trunk, details) for number in range(len(STEP_ORDER))),
+        network.restored(seen, details),
+    ]
 
 
 # --- an oracle in Python's whole numbers -----------------------------------------------------------------------------
@@ -81,7 +84,8 @@ def test_outputs_are_those_of_whole_numbers_added_up_one_by_one() -> None:
         sums = convolution_by_hand(values, whole(layer.weight), every, (1, 1)) + whole(layer.bias)[:, None]
         values = layer_by_hand(sums, layer, 0, LIMIT).astype(np.int64).reshape(-1, rows, columns)
     known = whole(details[0])
-    for number, found in enumerate(outputs_of(network, seen, details)):
+    *heads, restored = outputs_of(network, seen, details)
+    for number, found in enumerate(heads):
         band, parity = divmod(number, 2)
         places = [place for place in every if place[1 if band == 1 else 0] % 2 == parity]
         visible = known[:band].copy()
@@ -100,6 +104,12 @@ def test_outputs_are_those_of_whole_numbers_added_up_one_by_one() -> None:
             sums = whole(layer.weight)[:, :, 0, 0] @ inputs + whole(layer.bias)[:, None]
             inputs = layer_by_hand(sums, layer, low, high).astype(np.int64)
         np.testing.assert_array_equal(found[0].numpy().reshape(OUTPUTS, -1), inputs)
+    inputs = np.concatenate([whole(seen[0]), known])
+    for layer, low, high, side in zip(network.restoring, (0, 0, -32), (LIMIT, LIMIT, 32), (1, 1, 0), strict=True):
+        sums = convolution_by_hand(inputs, whole(layer.weight), every, (side, side)) + whole(layer.bias)[:, None]
+        inputs = layer_by_hand(sums, layer, low, high).astype(np.int64).reshape(-1, rows, columns)
+    np.testing.assert_array_equal(restored[0].numpy(), inputs)
+    assert np.unique(inputs).size > 10
 
 
 # --- the same, however it is computed --------------------------------------------------------------------------------
@@ -177,19 +187,20 @@ def loss(head: Callable[[int], Tensor], numbers: Tensor) -> float:
 
 @pytest.mark.parametrize("level", [0, 1, 2])
 def test_a_rounded_network_predicts_as_well_as_the_trained_one(level: int) -> None:
-    network = trained_networks()[1][level]
-    assert isinstance(network, LevelNetwork)
+    networks = trained_networks()[1]
     with torch.no_grad():
-        before, after = losses(network, level)
+        before, after = losses(networks, level)
     assert after == pytest.approx(before, rel=0.02)
 
 
-def losses(network: LevelNetwork, level: int) -> tuple[float, float]:
+def losses(networks: nn.ModuleList, level: int) -> tuple[float, float]:
     """Of a network and of what it is rounded to, over other crops than those that it is rounded with."""
-    examples = [crop[level] for crop in context_training.calibration([source()], 8, seed=3)]
+    network = networks[level]
+    assert isinstance(network, LevelNetwork)
+    examples = [crop[level] for crop in context_training.calibration(networks, [source()], 8, seed=3)]
     rounded = integer_network.rounded(network, examples)
     before = after = 0.0
-    for seen, details in [crop[level] for crop in context_training.calibration([source()], 6, seed=4)]:
+    for seen, details in [crop[level] for crop in context_training.calibration(networks, [source()], 6, seed=4)]:
         # Numbers that companded details stand for: they are whole steps.
         values = (details.abs() / SIXTEENTHS).expm1().mul(details.sign()).round()
         assert torch.equal(companded((values * SIXTEENTHS).to(torch.int32)), details)
@@ -204,11 +215,12 @@ def losses(network: LevelNetwork, level: int) -> tuple[float, float]:
 
 @torch.no_grad()
 def test_rounding_uses_the_bits_that_there_are() -> None:
-    examples = [crop[1] for crop in context_training.calibration([source()], 4, seed=3)]
-    network = random_networks(2)[1]
+    networks = random_networks(2)
+    examples = [crop[1] for crop in context_training.calibration(networks, [source()], 4, seed=3)]
+    network = networks[1]
     assert isinstance(network, LevelNetwork)
     rounded = integer_network.rounded(network, examples)
-    for layer in (*rounded.trunk_layers, *rounded.joined, *rounded.hidden, *rounded.outputs):
+    for layer in (*rounded.trunk_layers, *rounded.joined, *rounded.hidden, *rounded.outputs, *rounded.restoring):
         assert layer.weight.abs().max() > 60
     # Activations fill their range: the largest are near its end.
     trunk = torch.cat([rounded.trunk(seen).flatten() for seen, _ in examples])

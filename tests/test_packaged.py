@@ -85,7 +85,7 @@ def test_whole_numbers_are_those_of_the_trained_networks() -> None:
     networks = packaged.networks("transform")
     assert len(networks) == CLASSES
     model = packaged.codec("transform", "uint16", 2).model
-    crop = context_training.calibration([source()], 1, seed=0)[0]
+    crop = context_training.calibration(networks, [source()], 1, seed=0)[0]
     for level, (network, whole) in enumerate(zip(networks, model.networks, strict=True)):
         assert isinstance(network, LevelNetwork)
         seen, details = crop[level]

@@ -112,6 +112,30 @@ def test_the_matrix_of_principal_angles_has_numpys_eigenvectors() -> None:
     np.testing.assert_allclose(likeness, np.eye(5), atol=2e-3)
 
 
+@given(bands=st.integers(1, 9), seed=st.integers(0, 9999))
+def test_coarse_angles_are_multiples_that_fit_a_byte(bands: int, seed: int) -> None:
+    """Where angles are as coarse, planes correlate a little: their variances are within what half a step turns."""
+    draw = np.random.default_rng(seed)
+    mixed = draw.normal(size=(bands, bands)) * draw.uniform(0.1, 30, bands)
+    covariance = mixed @ mixed.T
+    angles = plane_rotation.principal_angles(covariance, plane_rotation.COARSE)
+    assert not (angles % plane_rotation.COARSE).any()
+    assert np.array_equal((angles // plane_rotation.COARSE).astype("i1").astype(np.int16) * 128, angles)
+    turn = plane_rotation.matrix(bands, angles)
+    np.testing.assert_allclose(turn @ turn.T, np.eye(bands), atol=2e-3)
+    found = np.diag(turn @ covariance @ turn.T)
+    expected = np.linalg.eigvalsh(covariance)[::-1]
+    assert np.abs(found - expected).max() <= (bands * np.pi / 256 + 2e-3) * expected[0]
+
+
+def test_half_a_turn_has_one_angle() -> None:
+    vectors = np.diag([-1.0, -1.0])
+    covariance = vectors @ np.diag([4.0, 1.0]) @ vectors.T
+    for multiple in (1, plane_rotation.COARSE):
+        angles = plane_rotation.principal_angles(covariance, multiple)
+        assert -plane_rotation.STEPS <= angles[0] < plane_rotation.STEPS
+
+
 def test_bands_of_one_value_and_of_nothing_have_a_rotation() -> None:
     for covariance in (np.zeros((3, 3)), np.ones((3, 3)), np.eye(3)):
         angles = plane_rotation.principal_angles(covariance)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -27,11 +25,6 @@ def density(values: Array, scale: float, weight: float) -> Array:
         return np.asarray(1 / (4 * width * np.cosh(np.clip(values / (2 * width), -300, 300)) ** 2))
 
     return (1 - weight) * logistic(scale) + weight * logistic(2.5 * scale)
-
-
-@cache
-def offsets(dead_zone: float) -> NDArray[np.int64]:
-    return scale_tables.restored_offsets(dead_zone)
 
 
 def parameters(scale: int, shape: int, fraction: int) -> tuple[float, float, float]:
@@ -71,45 +64,6 @@ def test_tables_of_mirrored_centres_are_mirrored() -> None:
     clear = two[..., 1] - two[..., 0] > 2 * SYMBOLS
     assert clear.mean() > 0.7
     np.testing.assert_array_equal(frequencies[clear], mirrored[clear])
-
-
-@pytest.mark.parametrize("dead_zone", [0.36, 0.4, 0.5])
-def test_numbers_are_restored_within_what_is_rounded_to_them(dead_zone: float) -> None:
-    found = offsets(dead_zone)
-    assert found.shape == (3, TABLES, SYMBOLS)
-    below, zero, above = found / 64
-    # |v| from k - dead zone to k + 1 - dead zone becomes k; half of a 64th is rounded.
-    near = 0.5 / 64
-    assert -dead_zone - near <= above.min() <= above.max() <= 1 - dead_zone + near
-    assert -(1 - dead_zone) - near <= below.min() <= below.max() <= dead_zone + near
-    assert np.abs(zero).max() <= 1 - dead_zone + near
-    assert not found[:, :, [0, -1]].any()  # escapes
-
-
-def test_offsets_of_mirrored_numbers_are_mirrored() -> None:
-    found = offsets(0.4).reshape(3, SCALES, len(SHAPES), FRACTIONS, SYMBOLS)
-    # Halves of a 64th may be rounded either way.
-    mirrored = -found[::-1, :, :, ::-1, ::-1]
-    assert np.abs(found - mirrored).max() <= 1
-    assert (found == mirrored).mean() > 0.99
-
-
-@pytest.mark.parametrize(("scale", "shape", "fraction"), CHOSEN[2:])
-@pytest.mark.parametrize("number", [-2, -1, 0, 1, 3])
-def test_offsets_are_means_of_the_density(scale: int, shape: int, fraction: int, number: int) -> None:
-    """Integrated by Gauss-Legendre over what is rounded to the number; the table's own whole number is 0."""
-    sigma, weight, centre = parameters(scale, shape, fraction)
-    dead_zone = 0.4
-    low, high = number - dead_zone, number + 1 - dead_zone
-    if number <= 0:
-        low, high = number - 1 + dead_zone, number + (dead_zone if number else 1 - dead_zone)
-    nodes, weights = np.polynomial.legendre.leggauss(200)
-    values = (low + high) / 2 + nodes * (high - low) / 2
-    mass = density(values - centre, sigma, weight) * weights
-    mean = float((mass * values).sum() / mass.sum()) - number
-    table = int(table_number(*(np.array(value) for value in (scale, shape, fraction))))
-    found = offsets(dead_zone)[np.sign(number) + 1, table, number + REACH + 1] / 64
-    assert found == pytest.approx(mean, abs=1.2 / 64)
 
 
 def test_scales_in_1024ths_are_those_of_the_formula() -> None:

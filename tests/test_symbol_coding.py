@@ -23,6 +23,7 @@ from harmonium.models.symbol_coding import (
     Reader,
     Tables,
     Writer,
+    _expected,
     adjusted,
     choose,
     choose_from,
@@ -115,6 +116,30 @@ def test_the_best_adjustment_is_found_for_scales_that_are_all_wrong() -> None:
     assert scale in (2, 3)
     assert tables().bits(adjusted(said, scale, shape), numbers) < 0.97 * tables().bits(said, numbers)
     assert tables().best_adjustment(true, numbers) == (0, 0)
+
+
+def test_expected_bits_are_the_entropies_of_the_tables() -> None:
+    """Of whole numbers, by numpy in floats: less than a 16th of a bit of each is rounded up, and the sum down."""
+    frequencies = tables().frequencies
+    shares = frequencies / frequencies.sum(axis=1, keepdims=True)
+    entropies = -(shares * np.log2(shares)).sum(axis=1)
+    found = _expected(frequencies)
+    assert found.dtype == np.int64
+    assert (found / 16 >= entropies - 1 / 16 - 1e-9).all()
+    assert (found / 16 <= entropies + 1 / 16 + 1e-9).all()
+
+
+def test_few_numbers_of_which_little_is_expected_have_no_adjustment() -> None:
+    narrow, wide = (choose_from(scale=np.full(200, scale, np.int64), shape=0, sixteenths=0) for scale in (0, 14))
+    assert not tables().worth_adjusting(narrow)
+    assert tables().worth_adjusting(wide)
+    zeros = np.zeros(200, np.int64)
+    writer = Writer(tables())
+    assert writer.write_adjusted(narrow, zeros) is narrow
+    plain = Writer(tables())
+    plain.write(narrow, zeros)
+    assert writer.to_bytes() == plain.to_bytes()
+    assert not tables().worth_adjusting(choose_from(scale=np.zeros(0, np.int64), shape=0, sixteenths=0))
 
 
 # --- there and back --------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 from harmonium.models import context_training, scale_tables
 from harmonium.models.code_prior import TABLE_BITS
@@ -19,7 +20,8 @@ from harmonium.models.radiometry import Radiometry, default_peak
 from harmonium.models.scale_tables import FIXED_SCALES, FRACTIONS, REACH, SCALES, SHAPES, SYMBOLS
 from harmonium.models.subbands import CLASSES
 from harmonium.models.symbol_coding import Tables
-from harmonium.models.transform_codec import DEAD_ZONE, TransformCodec
+from harmonium.models.transform_codec import TransformCodec
+from harmonium.models.wavelet import DETAILS
 
 from .tiny_models import smooth_pixels
 
@@ -74,6 +76,11 @@ def whole_level(seed: int) -> IntegerLevel:
         ),
         hidden=tuple(layer(64 * same, 9, 2**-6) for _ in heads),
         outputs=tuple(layer(last, 30, 2**-5, torch.tensor([0, -1824, 0])) for _ in heads),
+        restoring=(
+            layer(F.pad(differences, (0, 0, 0, 0, 0, DETAILS)), 2, 2**-4),
+            layer(64 * F.pad(same, (1, 1, 1, 1)), 3, 2**-6),
+            layer(16 * same[:DETAILS], 16, 2**-6),
+        ),
     )
 
 
@@ -100,14 +107,10 @@ def whole_frequencies() -> NDArray[np.int64]:
 
 @cache
 def whole_model() -> DetailModel:
-    """Of whole numbers alone; numbers are restored a tenth of a step nearer to 0."""
+    """Of whole numbers alone."""
     torch.set_num_threads(1)
-    frequencies = whole_frequencies()
-    signs = np.arange(-1, 2).reshape(-1, 1, 1)
     return DetailModel(
-        networks=tuple(whole_level(100 + number) for number in range(CLASSES)),
-        tables=Tables(frequencies),
-        offsets=np.broadcast_to(-6 * signs, (3, *frequencies.shape)).astype(np.int64),
+        networks=tuple(whole_level(100 + number) for number in range(CLASSES)), tables=Tables(whole_frequencies())
     )
 
 
@@ -119,10 +122,8 @@ def tables() -> Tables:
 
 @cache
 def model() -> DetailModel:
-    """Networks of `whole_model` with the package's tables and offsets."""
-    return DetailModel(
-        networks=whole_model().networks, tables=tables(), offsets=scale_tables.restored_offsets(DEAD_ZONE)
-    )
+    """Networks of `whole_model` with the package's tables."""
+    return DetailModel(networks=whole_model().networks, tables=tables())
 
 
 def codec(dtype: str, bands: int, found: DetailModel | None = None, peak: float | None = None) -> TransformCodec:
@@ -135,7 +136,7 @@ def random_networks(seed: int) -> nn.ModuleList:
     found, generator = new_networks(seed, CHANNELS, CHANNELS), torch.Generator().manual_seed(seed)
     for network in found:
         assert isinstance(network, LevelNetwork)
-        for layer in network.outputs:
+        for layer in (*network.outputs, network.restoring[-1]):
             for values in layer.parameters():
                 nn.init.normal_(values, std=0.2, generator=generator)
     return found

@@ -18,7 +18,7 @@ def random_networks(seed: int = 0) -> nn.ModuleList:
     found, generator = new_networks(seed, 4, 4), torch.Generator().manual_seed(seed)
     for network in found:
         assert isinstance(network, LevelNetwork)
-        for layer in network.outputs:
+        for layer in (*network.outputs, network.restoring[-1]):
             assert isinstance(layer, nn.Conv2d)
             assert layer.bias is not None
             nn.init.normal_(layer.weight, std=0.2, generator=generator)

@@ -30,7 +30,7 @@ from harmonium.models.subbands import level_class
 from harmonium.models.symbol_coding import Tables
 from harmonium.models.targets import Step
 from harmonium.models.training import StageLog, steps
-from harmonium.models.transform_codec import DEAD_ZONE, TransformCodec
+from harmonium.models.transform_codec import TransformCodec
 
 _MEASURED_STEP = 0.01
 """Of the peak: the step at which a fit tells rate and PSNR of what was held out."""
@@ -126,7 +126,7 @@ def _hold_out(blocks: Blocks) -> tuple[Blocks, Blocks]:
 
 def finish(networks: nn.ModuleList, sources: list[Source], seed: int) -> DetailModel:
     """Trained networks in whole numbers, with their tables; ranges of activations are taken from the sources."""
-    examples = context_training.calibration(sources, _CALIBRATION_CROPS, seed)
+    examples = context_training.calibration(networks, sources, _CALIBRATION_CROPS, seed)
     rounded: list[IntegerLevel] = []
     for kind, network in enumerate(networks):
         own = [example for crop in examples for level, example in enumerate(crop) if level_class(level) == kind]
@@ -135,7 +135,6 @@ def finish(networks: nn.ModuleList, sources: list[Source], seed: int) -> DetailM
     return DetailModel(
         networks=tuple(rounded),
         tables=Tables(scale_tables.frequencies()),
-        offsets=scale_tables.restored_offsets(DEAD_ZONE),
     )
 
 
