@@ -29,7 +29,7 @@ FILES = {
 }
 """Names of scenes, and their files in the development data."""
 
-BANDS = {"bouconne-10m": (1, 2, 3, 7)}
+BANDS = {"bouconne-10m": (1, 2, 3, 4)}
 """Bands of files, counted from 1, that hold others, too, which were repeated to a finer grid."""
 
 
