@@ -273,7 +273,7 @@ class _Coding:
         found = (np.int64(1) << lengths) - 1
         for bits, some in _by_value(lengths, np.arange(len(places))):
             found[some] += self._coder.uniform(bits, len(some), None if excess is None else excess[some] - found[some])
-        return np.where(symbols == 0, -1, 1) * (found + REACH + 1)
+        return np.asarray(np.where(symbols == 0, -1, 1) * (found + REACH + 1))
 
 
 def contexts(activity: Whole) -> Whole:

@@ -24,7 +24,6 @@ from harmonium.models.predicted_section import (
     SHIFT_BELOW,
     BandModel,
     error_places,
-    factor_counts,
     value_places,
 )
 from harmonium.models.scale_tables import LARGEST_INDEX, SHAPES

@@ -536,7 +536,7 @@ def _of_levels(
     shape: tuple[int, ...], section: PredictedSection, levels: NDArray[np.int64], dtype: np.dtype[Any]
 ) -> Pixels:
     """Pixels of a chunk; 0 beyond the window."""
-    lowest, steps = (np.array(column, np.int64) for column in zip(*((b.lowest, b.step) for b in section.bands)))
+    lowest, steps = np.array([(band.lowest, band.step) for band in section.bands], np.int64).T
     info = np.iinfo(dtype)
     row, column, rows, columns = section.window
     pixels = np.zeros(shape, dtype)

@@ -80,7 +80,7 @@ class ValueWeights:
         counts -= counts >> _FADING
 
     def of_symbols(self, row: Whole, base: Whole, shift: Whole) -> Whole:
-        """Weights of what the symbols (n, `SYMBOLS`) of pixels in rows (n,) stand for: sums; of escapes, one for all."""
+        """Weights of all that symbols (n, `SYMBOLS`) of pixels in rows (n,) stand for; of escapes, that of one bin."""
         edges = (base.reshape(-1, 1) + np.arange(-REACH, REACH + 2)) << shift.reshape(-1, 1)
         own = np.diff(self._sums_below(row, edges), axis=1)
         beyond = (np.int64(ONE) << shift).reshape(-1, 1)
