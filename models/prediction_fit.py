@@ -40,6 +40,9 @@ _MOST_PIXELS = 1 << 16
 _MOST_IN_CONTEXT = 1500
 """Pixels of a context that its table is chosen by."""
 
+_ENOUGH = 20
+"""Pixels of a context that has a table of its own: others take that of their neighbour."""
+
 _TIMES = 3
 """Least squares that follow each other, with weights that make them least magnitudes."""
 
@@ -196,8 +199,10 @@ def _whole(factors: Real, bits: int) -> NDArray[np.int16]:
 
 
 def _tables_of(tables: Tables, context: Whole, centre: Whole, levels: Whole) -> tuple[int, bytes]:
-    """First context that occurs, and the best table of each from there on: shift of its scale, and shape."""
-    first, last = int(context.min()), int(context.max())
+    """First context that occurs often, and the best table of each up to the last: shift of its scale, and shape."""
+    counts = np.bincount(context)
+    often = np.flatnonzero(counts >= min(_ENOUGH, int(counts.max())))
+    first, last = int(often[0]), int(often[-1])
     order = np.argsort(context, kind="stable")
     ends = np.searchsorted(context[order], np.arange(first, last + 2))
     found = []
@@ -205,7 +210,7 @@ def _tables_of(tables: Tables, context: Whole, centre: Whole, levels: Whole) -> 
     for number in range(first, last + 1):
         places = order[ends[number - first] : ends[number - first + 1]]
         places = places[:: max(len(places) // _MOST_IN_CONTEXT, 1)]
-        if len(places) >= 20:
+        if len(places) >= min(_ENOUGH, len(context)):
             best = _best_table(tables, number, centre[places], levels[places], best)
         found.append((best[0] + SHIFT_BELOW) * len(SHAPES) + best[1])
     return first, bytes(found)

@@ -35,7 +35,7 @@ _FADING = 3
 
 _LARGEST = 1 << 16
 
-_STRIP_PRIOR, _BAND_PRIOR = 0.2, 0.05
+_STRIP_PRIOR, _BAND_PRIOR = 0.3, 0.2
 """Pixels that a strip's counts are joined by from the band's, and those by from evenness."""
 
 
