@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import struct
 from dataclasses import replace
 from typing import Any
 
+import constriction
 import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
@@ -281,6 +284,222 @@ def test_random_words_are_read_or_refused() -> None:
                 assert (coder.uniform(17, 9, None) < 1 << 17).all()
         except PayloadError:
             pass
+
+
+# --- the format, pixel by pixel, as docs/format.md has it -------------------------------------------------------------
+
+PLACES = [(0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0), (-2, 1), (-2, -1), (-1, -2)]
+PLACES_BEFORE = [(0, -1), (0, 0), (-1, 0), (-1, -1), (-1, 1), (0, 1), (1, 0), (1, -1), (1, 1)]
+ERRORS_BEFORE = [(0, 0), (0, -1), (-1, 0), (0, 1), (1, 0)]
+SCALES = [(41 * (1024, 1218, 1448, 1722)[i % 4] << i // 4) >> 10 for i in range(96)]
+
+
+class Plain:
+    """Reads a section by Python's integers, and a dictionary of what stands where."""
+
+    def __init__(self, data: bytes, shape: tuple[int, int, int], frequencies: Whole) -> None:
+        self.shape, self.frequencies, self.data = shape, frequencies.tolist(), data
+        self.place = 0
+        assert self.byte() == 0  # no window
+        self.bands = [self.band(number) for number in range(shape[0])]
+        words = np.frombuffer(data[self.place :], "<u4").astype(np.uint32)
+        self.coder = constriction.stream.queue.RangeDecoder(words)
+        self.levels: dict[tuple[int, int, int], int] = {}
+        self.errors: dict[tuple[int, int, int], int] = {}
+        self.counts: dict[tuple[int, int], list[int]] = {}
+        self.weights: dict[tuple[int, int], list[int]] = {}
+        self.all = [[0] * (band["largest"] + 1) for band in self.bands]
+
+    def byte(self) -> int:
+        self.place += 1
+        return self.data[self.place - 1]
+
+    def varint(self) -> int:
+        low = self.byte()
+        return low if low < 128 else low - 128 + 128 * self.varint()
+
+    def shorts(self, count: int) -> list[int]:
+        self.place += 2 * count
+        return list(struct.unpack(f"<{count}h", self.data[self.place - 2 * count : self.place]))
+
+    def band(self, number: int) -> dict[str, Any]:
+        folded = self.varint()
+        found: dict[str, Any] = {"lowest": folded // 2 if folded % 2 == 0 else -(folded + 1) // 2}
+        found["largest"], found["step"] = self.varint(), self.varint()
+        found["repeat"] = [self.varint() for _ in range(4)]
+        assert found["largest"] > 0
+        before = min(number, 3)
+        found["half"] = self.varint()
+        found["factors"], found["activity"] = self.shorts(8 + 8 * before), self.shorts(10 + 5 * before)
+        found["first"] = self.byte()
+        found["tables"] = [self.byte() for _ in range(self.byte())]
+        return found
+
+    def put(self, kept: dict[tuple[int, int, int], int], place: tuple[int, int, int], value: int) -> None:
+        """Also beyond edges."""
+        band, y, x = place
+        height, width = self.shape[1:]
+        kept[place] = value
+        beyond = [(-1, x + 1), (-1, x + 2), (-2, x + 1), (-2, x + 2)] if y == 0 else []
+        beyond += [(y + 1, -1), (y + 1, -2)] if x == 0 else []
+        beyond += [(y, width)] if x == width - 1 else []
+        beyond += [(height, x), (height, x + 1)] if y == height - 1 else []
+        for row, column in beyond:
+            if not (0 <= row < height and 0 <= column < width):
+                kept[band, row, column] = value
+
+    def symbol(self, frequencies: list[int]) -> int:
+        probabilities = np.array(frequencies) / 2**20
+        return int(self.coder.decode(constriction.stream.model.Categorical(probabilities, perfect=False)))
+
+    def bits(self, count: int) -> int:
+        return int(self.coder.decode(constriction.stream.model.Uniform(1 << count))) if count else 0
+
+    @staticmethod
+    def shares(products: list[int]) -> list[int]:
+        total = float(sum(products))
+        found = [math.floor(one / total * (2**20 - len(products))) + 1 for one in products]
+        found[found.index(max(found))] += 2**20 - sum(found)
+        return found
+
+    def weight(self, number: int, strip: int, first: int, count: int) -> int:
+        own = self.weights.get((number, strip), [256] * len(self.all[number]))
+        return sum(own[max(first, 0) : max(first + count, 0)])
+
+    def follow(self, step: int) -> None:
+        height, width = self.shape[1:]
+        for number, band in enumerate(self.bands):
+            turn, half, most = step - 4 * number, band["half"], band["largest"]
+            for strip in range(-(-height // 32)) if half else ():
+                if (number, strip) not in self.counts and 64 * strip <= turn:
+                    self.counts[number, strip] = [*self.counts.get((number, strip - 1), [0] * (most + 1))]
+            span = 2 * half + 1
+            d, s = 0.2 * 4096 * span, 0.3 * 4096 * span
+            for strip in range(max((turn - width) // 64, 0), -(-height // 32)) if half else ():
+                if (number, strip) not in self.counts:
+                    continue
+                c, all_c, own = self.counts[number, strip], self.all[number], []
+                for v in range(most + 1):
+                    near = slice(max(v - half, 0), v + half + 1)
+                    even = (span * all_c[v] + d) / (sum(all_c[near]) + d)
+                    own.append(min(max(round(256 * ((span * c[v] + even * s) / (sum(c[near]) + s))), 1), 1 << 16))
+                self.weights[number, strip] = own
+                self.counts[number, strip] = [one - one // 8 for one in c]
+
+    def decode(self, valid: NDArray[np.bool_]) -> Whole:
+        bands, height, width = self.shape
+        for step in range(width + 2 * (height - 1) + 4 * (bands - 1)):
+            if step % 4 == 0:
+                self.follow(step)
+            front = [
+                (b, y, step - 4 * b - 2 * y)
+                for b in range(bands)
+                for y in range(height)
+                if 0 <= step - 4 * b - 2 * y < width
+            ]
+            self.step(front, valid)
+        found = [[[self.levels[b, y, x] for x in range(width)] for y in range(height)] for b in range(bands)]
+        values = np.array(found)
+        for number, band in enumerate(self.bands):
+            values[number] = band["lowest"] + band["step"] * values[number]
+        return values
+
+    def around(self, place: tuple[int, int, int]) -> tuple[int, list[int]]:
+        """C, and what the activity sees."""
+        number, y, x = place
+        band = self.bands[number]
+        starts = [self.bands[number - q]["largest"] // 2 for q in range(min(number, 3) + 1)]
+
+        def value(q: int, dy: int, dx: int) -> int:
+            return self.levels.get((number - q, y + dy, x + dx), starts[q])
+
+        def error(q: int, dy: int, dx: int) -> int:
+            return self.errors.get((number - q, y + dy, x + dx), 0)
+
+        differences = [value(0, *one) - value(0, 0, -1) for one in PLACES[1:]]
+        for q in range(1, min(number, 3) + 1):
+            differences += [value(q, *one) - value(q, 0, -1) for one in PLACES_BEFORE[1:]]
+        total = 4096 * value(0, 0, -1) + sum(f * one for f, one in zip(band["factors"], differences, strict=True))
+        seen = [16, *(16 * abs(one) for one in differences[:3]), *(error(0, *one) for one in PLACES[:6])]
+        for q in range(1, min(number, 3) + 1):
+            seen += [error(q, *one) for one in ERRORS_BEFORE]
+        return min(max((total + 128) // 256, 0), 16 * band["largest"]), seen
+
+    def step(self, front: list[tuple[int, int, int]], valid: NDArray[np.bool_]) -> None:
+        coded, centres = [], {}
+        for place in front:
+            number, y, x = place
+            band = self.bands[number]
+            rows, columns, lack_rows, lack_columns = band["repeat"]
+            start = (max(y - (y + lack_rows) % rows, 0), max(x - (x + lack_columns) % columns, 0))
+            centre, seen = self.around(place)
+            centres[place] = centre
+            if start != (y, x):
+                self.levels[place] = self.levels[number, *start]
+            elif not valid[place]:
+                self.levels[place] = (centre + 8) // 16
+            else:
+                a = sum(f * one for f, one in zip(band["activity"], seen, strict=True)) // 256
+                k = max([i for i in range(96) if SCALES[i] <= 64 * a], default=0)
+                table = band["tables"][min(max(k - band["first"], 0), len(band["tables"]) - 1)]
+                scale = min(max(k + table // 4 - 12, 0), 95)
+                s = max(0, -((28 - scale) // 4))
+                c = (centre - 8 * ((1 << s) - 1)) >> s
+                b = (c + 8) // 16
+                q = (c - 16 * b + 9) // 2
+                coded.append((place, s, b, ((scale - 4 * s) * 4 + table % 4) * 9 + q))
+        self.read(coded)
+        for place in front:
+            self.put(self.levels, place, self.levels[place])
+            self.put(self.errors, place, abs(16 * self.levels[place] - centres[place]))
+
+    def read(self, coded: list[tuple[tuple[int, int, int], int, int, int]]) -> None:
+        beside = {}
+        for place, s, b, table in coded:
+            number, y, _ = place
+            frequencies = self.frequencies[table]
+            if self.bands[number]["half"]:
+                ones = [self.weight(number, y // 32, (b + m - 33) << s, 1 << s) for m in range(1, 66)]
+                weights = [256 << s, *ones, 256 << s]
+                frequencies = self.shares([f * w for f, w in zip(frequencies, weights, strict=True)])
+            beside[place] = self.symbol(frequencies) - 33
+        lengths = {place: self.bits(5) for place, *_ in coded if abs(beside[place]) == 33}
+        for place in sorted(lengths, key=lambda one: lengths[one]):
+            excess = (1 << lengths[place]) + self.bits(lengths[place]) - 1
+            beside[place] = (1 if beside[place] > 0 else -1) * (33 + excess)
+        weighted = [one for one in coded if self.bands[one[0][0]]["half"]]
+        weighted.sort(key=lambda one: (one[0][0], one[1]))
+        for place, s, b, _ in weighted:
+            first = (b + beside[place]) << s
+            number, y, _ = place
+            ones = [self.weight(number, y // 32, first + low, 1) for low in range(1 << s)]
+            self.levels[place] = first + (self.symbol(self.shares(ones)) if s else 0)
+        for place, *_ in weighted:
+            number, y, _ = place
+            self.counts[number, y // 32][self.levels[place]] += 4096
+            self.all[number][self.levels[place]] += 4096
+        for place, s, b, _ in sorted((one for one in coded if one not in weighted), key=lambda one: one[1]):
+            self.levels[place] = ((b + beside[place]) << s) + self.bits(s)
+
+
+@pytest.mark.parametrize("kind", ["combed", "repeated", "wild"])
+def test_a_section_is_as_the_format_says(kind: str) -> None:
+    shape, draw = (3, 38, 19), np.random.default_rng(3)
+    levels = waves(shape)
+    levels[1] = combed((1, *shape[1:]))[0] // 3
+    coded = np.ones(shape, np.bool_)
+    if kind == "repeated":
+        levels[2] = np.repeat(np.repeat(levels[2, :14, :10], 3, 0), 2, 1)[2:40, 1:20]
+    else:
+        coded[:, 5:9, 3:12] = False
+    if kind == "wild":
+        levels[0] = draw.integers(0, 60_000, levels[0].shape)
+    bands = [replace(one, half_width=9 if number == 1 else 0) for number, one in enumerate(fitted(levels, coded))]
+    assert bands[2].repeat == ((3, 2, 2, 1) if kind == "repeated" else (1, 1, 0, 0))
+    assert bands[1].largest < value_weights.most_values(19)
+    data = there_and_back(levels, bands, coded)
+    found = Plain(data, shape, model().tables.frequencies).decode(coded)
+    np.testing.assert_array_equal(found[coded], levels[coded])
 
 
 # --- whole chunks ----------------------------------------------------------------------------------------------------
