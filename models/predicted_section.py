@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from harmonium.errors import PayloadError
 from harmonium.models import varints
 from harmonium.models.scale_tables import LARGEST_INDEX, SHAPES
-from harmonium.models.value_weights import MOST_VALUES
+from harmonium.models.value_weights import most_values
 from harmonium.models.varints import Fields
 from harmonium.models.wavefront import BANDS_BEFORE, Place
 
@@ -153,11 +153,11 @@ def unpack(data: bytes, shape: tuple[int, int, int]) -> PredictedSection:
             f"The code section claims a window {(row, column, rows, columns)} of {height} × {width} pixels; the chunk "
             "is damaged"
         )
-    models = [_band(fields, band) for band in range(bands)]
+    models = [_band(fields, band, most_values(columns)) for band in range(bands)]
     return PredictedSection(window=(row, column, rows, columns), bands=models, words=fields.rest())
 
 
-def _band(fields: Fields, band: int) -> BandModel:
+def _band(fields: Fields, band: int, most: int) -> BandModel:
     folded, largest, step, *repeat = fields.varints(7)
     (lowest,) = varints.unfolded([folded])
     down, right, missing_down, missing_right = repeat
@@ -170,7 +170,7 @@ def _band(fields: Fields, band: int) -> BandModel:
     ):
         raise PayloadError(f"The code section claims pixels that repeat by {repeat}; the chunk is damaged")
     half_width = fields.varint() if largest else 0
-    if half_width and (largest >= MOST_VALUES or half_width > MOST_VALUES):
+    if half_width and max(largest, half_width) >= most:
         raise PayloadError(f"The code section claims weights {half_width} of {largest + 1} values; damaged chunk")
     counts = factor_counts(band) if largest else (0, 0)
     factors, activity = (fields.array("<i2", count).astype(np.int16) for count in counts)

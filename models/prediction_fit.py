@@ -28,7 +28,7 @@ from harmonium.models.predicted_section import (
 )
 from harmonium.models.scale_tables import LARGEST_INDEX, SHAPES
 from harmonium.models.symbol_coding import Tables, choose_from
-from harmonium.models.value_weights import MOST_VALUES
+from harmonium.models.value_weights import most_values
 from harmonium.models.wavefront import Place
 
 Whole = NDArray[np.int64]
@@ -126,7 +126,7 @@ def _fit_band(
     context = contexts((seen.astype(np.int64) * activity.astype(np.int64)[:, None, None]).sum(0) >> ACTIVITY_BITS)
     first, packed = _tables_of(tables, context[wanted], centre[wanted], own[wanted])
     half_width = max(1, round(_HALF_WIDTH * mean / SIXTEENTHS))
-    worth = largest < MOST_VALUES and half_width <= MOST_VALUES and _spared(own[wanted], half_width) > 0
+    worth = max(largest, half_width) < most_values(width) and _spared(own[wanted], half_width) > 0
     return BandModel(
         lowest=lowest,
         largest=largest,

@@ -16,11 +16,10 @@ from harmonium.models.scale_tables import REACH
 
 Whole = NDArray[np.int64]
 
-MOST_VALUES = 1 << 13
-"""Of a band: what is done for each value and strip is no more than a pixel's share up to here."""
-
 STRIP = 32
 """Rows that share counts."""
+
+_MOST_VALUES = 1 << 13
 
 EVERY = 4
 """Steps after which weights follow counts."""
@@ -38,6 +37,11 @@ _LARGEST = 1 << 16
 
 _STRIP_PRIOR, _BAND_PRIOR = 0.2, 0.05
 """Pixels that a strip's counts are joined by from the band's, and those by from evenness."""
+
+
+def most_values(columns: int) -> int:
+    """Values that a band of so many columns may have: no more than a strip has pixels, which bounds time and memory."""
+    return min(_MOST_VALUES, STRIP * columns)
 
 
 class ValueWeights:
