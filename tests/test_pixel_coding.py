@@ -210,10 +210,9 @@ def section_of(levels: Whole) -> bytes:
     [
         (0, 2, "flags 2"),
         (0, 1, "window"),
-        (2, 0, "fields need|damaged"),
-        (4, 0, "apart"),
-        (5, 0, "repeat"),
-        (7, 1, "repeat"),
+        (3, 0, "apart"),
+        (4, 0, "repeat"),
+        (6, 1, "repeat"),
     ],
 )
 def test_sections_that_lie(place: int, value: int, message: str) -> None:
