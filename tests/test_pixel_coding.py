@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -80,13 +82,14 @@ def test_levels_come_back(
 ) -> None:
     shape, draw = (bands, height, width), np.random.default_rng(seed)
     most = int(draw.choice([1, 255, 65_535]))
-    levels = {
+    kinds: dict[str, Callable[[], Whole]] = {
         "waves": lambda: waves(shape, seed),
         "combed": lambda: combed(shape, seed),
         "random": lambda: draw.integers(0, most + 1, shape),
         "ends": lambda: most * draw.integers(0, 2, shape),
         "flat": lambda: np.full(shape, most),
-    }[kind]()
+    }
+    levels = kinds[kind]()
     coded = draw.random(shape) >= marked
     models = fitted(levels, coded)
     if weights:  # whether they are worth it or not
@@ -100,12 +103,13 @@ def test_levels_come_back(
 def test_levels_come_back_whatever_the_factors_are(values: str) -> None:
     """Those of a damaged chunk, or of one that other pixels were fitted to."""
     levels, draw = waves((3, 20, 23)), np.random.default_rng(0)
-    made = {
+    makers: dict[str, Callable[[int], NDArray[Any]]] = {
         "zeros": lambda count: np.zeros(count),
         "least": lambda count: np.full(count, -(1 << 15)),
         "largest": lambda count: np.full(count, (1 << 15) - 1),
         "random": lambda count: draw.integers(-(1 << 15), 1 << 15, count),
-    }[values]
+    }
+    made = makers[values]
     models = [
         replace(
             one,
@@ -124,7 +128,7 @@ def test_waves_take_fewer_bytes_than_by_deflating_and_bands_help_each_other() ->
     alone = [len(there_and_back(levels[[band]], fitted(levels[[band]]))) for band in range(3)]
     together = len(there_and_back(levels, fitted(levels)))
     assert together < 0.95 * sum(alone)
-    noise = 0.5 * np.log2(2 * np.pi * np.e * 10**2) * levels.size / 8  # what no codec can spare
+    noise = 0.5 * math.log2(2 * math.pi * math.e * 10**2) * levels.size / 8  # what no codec can spare
     assert noise < together < 1.2 * noise
 
 
