@@ -6,6 +6,9 @@
               │                                                                        │
               └ restored ── pixels less restored ── multiples of 2 d ── words ─────────┘  (for a bound)
 
+Without loss and within a bound, integers may be levels that are predicted from their neighbours instead
+(`pixel_coding`), or deflated (`deflated`): of each chunk the shortest is kept.
+
 All that decides what is decoded is computed in whole numbers, or in single float64 operations that IEEE 754 rounds in
 one way: a payload decodes to the same pixels on every machine. So a bound that was checked where a chunk was
 written holds wherever it is read.
