@@ -67,6 +67,9 @@ class Mode(IntEnum):
     DEFLATED = 4
     """The code section holds the pixels without loss, deflated."""
 
+    PREDICTED = 5
+    """The code section holds levels of pixels, each predicted from its neighbours (`predicted_section`)."""
+
     @property
     def version(self) -> int:
         """The first version of payloads that has it."""

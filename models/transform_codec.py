@@ -6,6 +6,9 @@
               │                                                                        │
               └ restored ── pixels less restored ── multiples of 2 d ── words ─────────┘  (for a bound)
 
+Without loss and within a bound, integers may be levels that are predicted from their neighbours instead
+(`pixel_coding`), or deflated (`deflated`): of each chunk the shortest is kept.
+
 All that decides what is decoded is computed in whole numbers, or in single float64 operations that IEEE 754 rounds in
 one way: a payload decodes to the same pixels on every machine. So a bound that was checked where a chunk was
 written holds wherever it is read.
@@ -22,7 +25,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harmonium.errors import PayloadError
-from harmonium.models import deflated, detail_coding, residual, subbands, transform_section
+from harmonium.models import (
+    deflated,
+    detail_coding,
+    pixel_coding,
+    predicted_section,
+    prediction_fit,
+    residual,
+    subbands,
+    transform_section,
+)
 from harmonium.models.cells import CELL, cell_grid
 from harmonium.models.chunk_codec import (
     Encoded,
@@ -35,6 +47,7 @@ from harmonium.models.chunk_codec import (
 from harmonium.models.detail_coding import DEAD_ZONE, PRICE, DetailModel, Rounding
 from harmonium.models.filling import fill_smoothly
 from harmonium.models.payload import Mode, Payload, classify, pack_mask, stored_quality, unpack_mask
+from harmonium.models.predicted_section import PredictedSection
 from harmonium.models.quality import measure, unmeasured
 from harmonium.models.radiometry import Pixels, Radiometry
 from harmonium.models.scale_tables import RESTORED
@@ -51,6 +64,9 @@ _LARGEST_VALUE = float(1 << 24)
 
 _SMALL_BOUND = 4
 """In DN: under larger ones, no chunk was seen to take fewer bits without loss."""
+
+_LARGEST_PREDICTED = 32
+"""In DN: under larger bounds, pixels are not tried as levels that are predicted from each other."""
 
 _WORTH_A_TRY = 1.3
 """How much longer than what is at hand the sample's estimate may be for deflating to be tried."""
@@ -159,8 +175,9 @@ class TransformCodec:
                     bounds = np.floor(bounds)  # never above what was asked for: see `_per_band`
                 exact = not bounds.any()
                 offers = [self._exact(chunk)] if exact else [self._bounded(chunk, bounds), self._ranked(chunk, bounds)]
+                offers.append(self._predicted(chunk, bounds))
             case Lossless():
-                offers = [self._exact(chunk)]
+                offers = [self._exact(chunk), self._predicted(chunk, np.zeros(len(chunk.pixels), np.float32))]
         kept = [offer for offer in offers if offer is not None]
         shortest = min((offer.quality.nbytes for offer in kept), default=None)
         if shortest is None or deflated.estimated_bytes(chunk.pixels) < _WORTH_A_TRY * shortest:
@@ -197,6 +214,21 @@ class TransformCodec:
         ]
         corrections = distance.astype("<f4").tobytes() + residual.encode(self.model.tables, residuals)
         encoded = self._finish(chunk, section, coded, corrections)
+        # What may miss: data that are moved away from the fill value.
+        return encoded if (encoded.quality.max_error <= bounds).all() else None
+
+    def _predicted(self, chunk: "_Chunk", bounds: NDArray[np.float32]) -> Encoded | None:
+        """Levels of pixels that are `2 d + 1` DN apart, predicted from their neighbours and coded without loss."""
+        if chunk.pixels.dtype.kind == "f" or bounds.max() > _LARGEST_PREDICTED:
+            return None
+        levels, lowest, steps = chunk.levels(bounds.astype(np.int64))
+        coded = chunk.inside(chunk.valid)
+        bands = prediction_fit.fit(self.model.tables, levels, coded, lowest.tolist(), steps.tolist())
+        found, words = pixel_coding.code(self.model.tables, bands, coded, levels)
+        section = PredictedSection(window=chunk.window, bands=bands, words=words)
+        payload = self._payload(chunk, Mode.PREDICTED, section.pack(chunk.pixels.shape))
+        pixels = _of_levels(chunk.pixels.shape, section, found, chunk.pixels.dtype)
+        encoded = _measured(chunk, payload, keep_data_apart(pixels, chunk.classes, chunk.fill))
         # What may miss: data that are moved away from the fill value.
         return encoded if (encoded.quality.max_error <= bounds).all() else None
 
@@ -290,11 +322,24 @@ class TransformCodec:
             pixels = _to_pixels(payload.shape, section, restored, dtype)
             if payload.residual:
                 pixels = self._corrected(pixels, payload.residual, classes)
+        elif payload.mode is Mode.PREDICTED:
+            pixels = self._of_predicted(payload, classes, dtype)
         elif payload.mode is Mode.DEFLATED:
             return deflated.decode(payload)  # those of the fill value are there, and no other
         else:
             pixels = plain_pixels(payload, classes)
         return keep_data_apart(pixels, classes, payload.fill)
+
+    def _of_predicted(self, payload: Payload, classes: NDArray[np.uint8] | None, dtype: np.dtype[Any]) -> Pixels:
+        if dtype.kind == "f":
+            raise PayloadError("Floats are claimed to be levels; the chunk is damaged")
+        section = predicted_section.unpack(payload.codes, payload.shape)
+        row, column, rows, columns = section.window
+        valid = np.ones((payload.shape[0], rows, columns), np.bool_)
+        if classes is not None:
+            valid = classes[:, row : row + rows, column : column + columns] == 0
+        levels, _ = pixel_coding.code(self.model.tables, section.bands, valid, None, section.words)
+        return _of_levels(payload.shape, section, levels, dtype)
 
     def _corrected(self, pixels: Pixels, data: bytes, classes: NDArray[np.uint8] | None) -> Pixels:
         bands = len(pixels)
@@ -397,6 +442,20 @@ class _Chunk:
                 values[band] = ranks - float(offset[band])
         return offset, values
 
+    def inside(self, values: NDArray[Any]) -> NDArray[Any]:
+        """The window's part of values of the chunk's shape."""
+        row, column, rows, columns = self.window
+        return values[:, row : row + rows, column : column + columns]
+
+    def levels(self, bounds: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Levels of the window's whole pixels within bounds of them; value of level 0 and distance of levels, in DN."""
+        valid = self.inside(self.valid)
+        values = (self.centred.numpy() + self.offset.astype(np.float64).reshape(-1, 1, 1)).astype(np.int64)
+        found = [band[mask].min() if mask.any() else 0 for band, mask in zip(values, valid, strict=True)]
+        lowest, steps = np.array(found, np.int64), 2 * bounds + 1
+        above = np.maximum(values - lowest.reshape(-1, 1, 1), 0)
+        return (above + bounds.reshape(-1, 1, 1)) // steps.reshape(-1, 1, 1), lowest, steps
+
     def distances(self, bounds: NDArray[np.float32]) -> NDArray[np.float32]:
         """Between residuals that keep a bound, for each band; of floats less than twice the bound by their rounding."""
         if self.pixels.dtype.kind != "f":
@@ -473,6 +532,19 @@ def _to_pixels(shape: tuple[int, ...], section: TransformSection, restored: Tens
     row, column, rows, columns = section.window
     pixels = np.zeros(shape, dtype)
     pixels[:, row : row + rows, column : column + columns] = _native(values, dtype)
+    return pixels
+
+
+def _of_levels(
+    shape: tuple[int, ...], section: PredictedSection, levels: NDArray[np.int64], dtype: np.dtype[Any]
+) -> Pixels:
+    """Pixels of a chunk; 0 beyond the window."""
+    lowest, steps = np.array([(band.lowest, band.step) for band in section.bands], np.int64).T
+    info = np.iinfo(dtype)
+    row, column, rows, columns = section.window
+    pixels = np.zeros(shape, dtype)
+    values = lowest.reshape(-1, 1, 1) + levels * steps.reshape(-1, 1, 1)
+    pixels[:, row : row + rows, column : column + columns] = np.clip(values, info.min, info.max)
     return pixels
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from harmonium.errors import PayloadError
-from harmonium.models import detail_coding, subbands, transform_section
+from harmonium.models import detail_coding, predicted_section, subbands, transform_section
 from harmonium.models.chunk_codec import Encoded
 from harmonium.models.detail_coding import DEAD_ZONE, PRICE, Rounding
 from harmonium.models.filling import fill_smoothly
@@ -186,6 +186,10 @@ def test_a_chunk_of_70_pixels_with_a_frame_and_a_hole(dtype: str) -> None:
     original[1, 30:50, 40:45] = fill
     for target in (Step(6 * UNIT[dtype]), MaxError(3 * UNIT[dtype])):
         encoded = check(codec(dtype, 3), original, fill, target)
+        if mode_of(encoded) is Mode.PREDICTED:
+            assert isinstance(target, MaxError)
+            assert predicted_section.unpack(unpack(encoded.payload).codes, original.shape).window == (8, 16, 62, 53)
+            continue
         assert mode_of(encoded) is Mode.TRANSFORM
         section = transform_section.unpack(unpack(encoded.payload).codes, original.shape)
         assert section.window == (8, 16, 62, 53)
@@ -287,9 +291,11 @@ def test_pixels_without_loss_are_coded_by_whichever_is_shorter() -> None:
         raw = np.diff(texture, axis=2, prepend=np.uint16(0)).view(np.uint8).reshape(-1, 2).T.tobytes()
         deflated = 56 + len(zlib.compress(raw, 6))
         encoded = check_lossless(coder, texture, Lossless())
-        assert len(encoded.payload) == min(len(exact.payload), deflated)
+        predicted = coder._predicted(_Chunk.of(texture, NAN), np.zeros(1, np.float32))
+        assert predicted is not None
+        assert len(encoded.payload) == min(len(exact.payload), len(predicted.payload), deflated)
         found.append(mode_of(encoded))
-    assert Mode.TRANSFORM in found
+    assert found[0] in (Mode.TRANSFORM, Mode.PREDICTED)
 
 
 def test_floats_without_loss_are_deflated_bit_for_bit() -> None:
@@ -566,16 +572,22 @@ def real_payloads(dtype: str) -> tuple[bytes, ...]:
     found = [
         coder.compress(plain, NAN, Step(6 * unit)),
         coder.compress(masked, 1, Step(6 * unit)),
-        coder.compress(masked, 1, MaxError(4 * unit)),
-        coder.compress(masked, 1, Lossless()),
+        coder._bounded(_Chunk.of(masked, 1), np.full(2, 4 * unit, np.float32)),
+        coder._deflated(_Chunk.of(masked, 1)),
         coder.compress(np.full(SHAPE, 1, dtype), 1, Lossless()),
         coder.compress(np.full(SHAPE, 5, dtype), 1, Lossless()),
     ]
     if dtype != "float32":
         chunk = _Chunk.of(plain, NAN)
         found.append(coder._finish(chunk, *coder._transformed(chunk, np.ones(2, np.float32), exact=True)))
-    payloads = tuple(one.payload for one in found)
-    assert {unpack(one).mode for one in payloads} == {Mode.TRANSFORM, Mode.DEFLATED, Mode.EMPTY, Mode.CONSTANT}
+        found.append(coder._predicted(chunk, np.zeros(2, np.float32)))
+        found.append(coder._predicted(_Chunk.of(masked, 1), np.ones(2, np.float32)))
+        repeated = np.repeat(np.repeat(plain[:, :9, :6] // 7 * 7, 2, 1), 3, 2)[:, :, :17]
+        found.append(coder._predicted(_Chunk.of(repeated, NAN), np.zeros(2, np.float32)))
+    payloads = tuple(one.payload for one in found if one is not None)
+    assert len(payloads) == len(found)
+    modes = {unpack(one).mode for one in payloads} - {Mode.PREDICTED}
+    assert modes == {Mode.TRANSFORM, Mode.DEFLATED, Mode.EMPTY, Mode.CONSTANT}
     assert any(unpack(one).residual for one in payloads)
     return payloads
 
@@ -607,7 +619,7 @@ def test_damaged_payloads_decode_or_are_refused(dtype: str, data: st.DataObject)
 
 @given(data=st.binary(max_size=200))
 def test_random_bytes_are_refused(data: bytes) -> None:
-    for head in (b"", b"\2\x23\0\2\x12\x11", b"\2\x24\0\2\x12\x11"):
+    for head in (b"", b"\2\x23\0\2\x12\x11", b"\2\x24\0\2\x12\x11", b"\2\x25\0\2\x12\x11"):
         decodes_or_is_refused(codec("uint16", 2), head + data, codes=False)
 
 
@@ -728,7 +740,7 @@ def test_a_header_is_as_the_format_says() -> None:
     [
         (1, 0x53, "mode 3, dtype 5"),
         (1, 0x22, "mode 2"),
-        (1, 0x25, "mode 5"),
+        (1, 0x26, "mode 6"),
         (2, 0x13, "flags 19"),
         (2, 0x30, "flags 48"),
         (2, 0x90, "flags 144"),
