@@ -670,7 +670,7 @@ def test_a_section_is_as_the_format_says() -> None:
         ({"flags": b"\x10", "steps": struct.pack("<ff", 1.0, math.inf)}, "steps"),
         ({"kinds": b"\x2a", "angles": struct.pack("<hhh", 0, 16385, 0)}, "angles of more than half a turn"),
         ({"kinds": b"\x2a", "angles": struct.pack("<hhh", -32768, 0, 0)}, "angles of more than half a turn"),
-        ({"scales": b"\0\x60"}, "A scale has a number of at most 95, found 96"),
+        ({"scales": b"\0\xc0"}, "A scale has a number below 192, found 192"),
     ],
     ids=str,
 )
