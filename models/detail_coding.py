@@ -263,18 +263,31 @@ def _worthwhile_angles(details: Sequence[Tensor], rounding: Rounding) -> list[ND
     """
     offers = [subbands.spectral_angles(details), subbands.spectral_angles(details, plane_rotation.COARSE)]
     offers.append([np.zeros_like(angles) for angles in offers[0]])
-    bits = np.zeros((len(offers), CLASSES))
-    for place, offer in enumerate(offers):
-        turns = [plane_rotation.matrix(len(details[0]), angles) for angles in offer]
-        bits[place] = [transform_section.angle_bits(angles) for angles in offer]
-        for level, values in enumerate(details):
-            kind, gains = level_class(level), subbands.gains(level)
-            for band, gain in enumerate(gains):
-                flat = values[:, band].flatten(1).numpy() * (1.0 if rounding.exact else gain / RESTORED)
-                turned = turns[kind] @ (flat @ flat.T / flat.shape[1])
-                variances = np.einsum("ij,ij->i", turned, turns[kind]).clip(min=0)
-                bits[place, kind] += flat.shape[1] / 2 * float(np.log2(1 + 12 * variances).sum())
-    return [offers[best][number] for number, best in enumerate(bits.argmin(axis=0).tolist())]
+    moments = [_moments(details, kind, rounding) for kind in range(CLASSES)]
+    found: list[NDArray[np.int16]] = []
+    for kind, expected in enumerate(moments):
+        before = found[-1] if found else None
+        own = [offer[kind] for offer in offers] + found[-1:]
+        bits = [_detail_bits(expected, angles) + transform_section.angle_bits(angles, before) for angles in own]
+        found.append(own[int(np.argmin(bits))])
+    return found
+
+
+def _moments(details: Sequence[Tensor], kind: int, rounding: Rounding) -> list[tuple[int, NDArray[np.float64]]]:
+    """Of each level and band of details of a class, their number and second moments (bands, bands) in steps."""
+    found = []
+    for level, values in enumerate(details):
+        for band, gain in enumerate(subbands.gains(level)) if level_class(level) == kind else ():
+            flat = values[:, band].flatten(1).numpy() * (1.0 if rounding.exact else gain / RESTORED)
+            found.append((flat.shape[1], flat @ flat.T / flat.shape[1]))
+    return found
+
+
+def _detail_bits(moments: list[tuple[int, NDArray[np.float64]]], angles: NDArray[np.int16]) -> float:
+    """What details of these moments are taken to cost, rotated by such angles."""
+    turn = plane_rotation.matrix(len(moments[0][1]), angles)
+    variances = [(count, np.einsum("ij,jk,ik->i", turn, each, turn).clip(min=0)) for count, each in moments]
+    return sum(count / 2 * float(np.log2(1 + 12 * each).sum()) for count, each in variances)
 
 
 def _low_sixteenths(low: Tensor, angles: NDArray[np.int16], level: int, rounding: Rounding) -> Tensor:

@@ -40,6 +40,14 @@ def test_at_coarse_steps_angles_of_one_byte_do() -> None:
         assert not (angles % plane_rotation.COARSE).any()
 
 
+def test_few_details_are_rotated_as_those_before() -> None:
+    """Levels of few details take the angles that are told already, where these are much as their own."""
+    first, second, third = angles_of(30.0, 1.0, 64)
+    assert first.any()
+    assert np.array_equal(second, first)
+    assert np.array_equal(third, second)
+
+
 def test_where_all_is_rounded_to_zero_no_angles_are_told() -> None:
     for angles in angles_of(0.01, 0.001, 64):
         assert not angles.any()

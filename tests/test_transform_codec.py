@@ -627,8 +627,10 @@ def section_by_hand(codes: bytes, **other: bytes) -> bytes:
     folded = [int(2 * value if value >= 0 else -2 * value - 1) for value in section.offset]
     assert max(folded) < 1 << 14
     assert section.step[0] == section.step[1]
-    coarse = [int(angles[0]) % 128 == 0 for angles in section.angles]
-    kinds = [0 if not angles[0] else 1 if few else 2 for angles, few in zip(section.angles, coarse, strict=True)]
+    kinds, before = [], 0
+    for angle in (int(angles[0]) for angles in section.angles):
+        kinds.append(0 if not angle else 3 if angle == before else 1 if angle % 128 == 0 else 2)
+        before = angle
     parts = {
         "flags": bytes((8 + 16,)),
         "kinds": bytes((kinds[0] | kinds[1] << 2 | kinds[2] << 4,)),
@@ -636,7 +638,7 @@ def section_by_hand(codes: bytes, **other: bytes) -> bytes:
         "offsets": b"".join(bytes((n,)) if n < 128 else bytes((n & 127 | 128, n >> 7)) for n in folded),
         "steps": struct.pack("<f", section.step[0]),
         "angles": b"".join(
-            struct.pack("<h", angles[0]) if kind == 2 else struct.pack("<b", angles[0] // 128) if kind else b""
+            {1: struct.pack("<b", angles[0] // 128), 2: struct.pack("<h", angles[0])}.get(kind, b"")
             for kind, angles in zip(kinds, section.angles, strict=True)
         ),
         "scales": section.low_scales,
@@ -649,6 +651,16 @@ def section_by_hand(codes: bytes, **other: bytes) -> bytes:
 def test_a_section_is_as_the_format_says() -> None:
     codes = unpack(real_payloads("uint16")[STEPPED]).codes
     assert section_by_hand(codes) == codes
+
+
+@pytest.mark.parametrize("angles", [(0, 0, 0), (5, 5, 5), (640, 640, 9), (0, 7, 7), (256, 0, 0), (7, 0, 7)])
+def test_angles_that_were_told_are_not_told_again(angles: tuple[int, ...]) -> None:
+    codes = unpack(real_payloads("uint16")[STEPPED]).codes
+    section = transform_section.unpack(codes, SHAPE)
+    section = replace(section, angles=[np.array([angle], np.int16) for angle in angles])
+    packed = section.pack(SHAPE)
+    assert section_by_hand(packed) == packed
+    assert [int(found[0]) for found in transform_section.unpack(packed, SHAPE).angles] == list(angles)
 
 
 @pytest.mark.parametrize(
@@ -695,6 +707,11 @@ def test_sections_of_the_wrong_length() -> None:
             codec("uint16", 2).decompress(with_codes(payload, wrong))
 
 
+def varint_by_hand(number: int) -> bytes:
+    assert number < 1 << 14
+    return bytes((number & 127 | 128, number >> 7)) if number > 127 else bytes((number,))
+
+
 def header_by_hand(dtype: int, flags: int, *numbers: bytes) -> bytes:
     return bytes((2, dtype << 4 | Mode.TRANSFORM, flags)) + b"".join(numbers)
 
@@ -712,13 +729,13 @@ def test_a_header_is_as_the_format_says() -> None:
                 number,
                 (2 | 4 | 2 << 4 if masked else 1 << 4) | 8 * bounded,
                 bytes((2, 18, 17)),
-                b"".join(bytes((n & 127 | 128, n >> 7)) if n > 127 else bytes((n,)) for n in lengths),
+                b"".join(map(varint_by_hand, lengths)),
                 struct.pack("<d", 1.0) if masked else b"",
-                b"".join(bytes((n & 127 | 128, n >> 7)) for n in quality.count.tolist()) if masked else b"",
+                b"".join(map(varint_by_hand, quality.count.tolist())) if masked else b"",
                 b"".join(struct.pack("<d", error)[4:] for error in quality.squared_error),
                 b"".join(struct.pack("<d", error) for error in quality.max_error)
                 if dtype == "float32"
-                else bytes(map(int, quality.max_error)),
+                else b"".join(varint_by_hand(int(error)) for error in quality.max_error),
             )
             assert payload == expected + parts.mask + parts.codes + parts.residual
 

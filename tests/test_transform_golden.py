@@ -64,15 +64,15 @@ CASES: dict[str, tuple[NDArray[Any], float, Target, Mode]] = {
 
 GOLDEN: dict[str, tuple[str, str]] = {
     "steps": (
-        "AiMAAhgV1QTAk9hAAJaqQBgKEBrKDeYHAADAQQAAAEGN5ofmzjYgC5q9zhqHeizLd4IAheeyiXFoXLEC0Fl4v83cDxJRxo2G+KWbMsci"
-        "eW03sK7faLssuRKJWdDkzV/goku3VnAhluUEmgfDFrWNvHk5zXzsx+HoTKcPLaoHr2O1hdi9+YptU+dgWYmrIG6aUlGaBdAe98pAyjtm"
-        "311vupFOD6UkSvHd8kSykVBCLcvZaDzACHKKcO2YlLxSsis4Cbo2G6ZW05nXXlleYm93vga/jqyzZDpXztJ/IB4IAzuy2cNvESnFX/OM"
-        "/PL///2Tp5H/cK3jRmaD15Jnu7Aj0vz/fxj1th9F46v778nRD8NGPJ4IQfEZINlnVjMAdRNZ/TsR3Z1fblK1v66Xq03lHHJAHnniH1Uo"
-        "/yNtz9iLL6YMAKrwQkhe4M3HPgn4gKWMZ31dalBywhm/Y70ZTXx371HSpGrP9Nx7SSIqBWuJBzauyPuoWZ9v3yIchk/TjCI9CoxvcTqr"
-        "b0lFmJq2vfx1eEKJnXbfh2BvfxqQOvo+bJv//0NjFijz/PD/tUNzxSAOACQ9ImkEcA1Y2LEg2hT/cQAA4UcG+yS8ShagCQAAx8nK/wu1"
-        "a/7AIlx5HTdOdeK0AwC0PG4KLwIftVclcIOkzgQAOsBNnzr8h5qZMNZsyXKjMqHt3QGCbp20urCNmFFuvoRoDhdCG5S3BIpuWoDLDfL/"
-        "a0BaB9+vfwDFtnn26NYZAI38/xvVRQAAw2wLBKD1///YEg8VwHrl/jj1//9u7///I+///334//9/CgAAwi0ZNaJyEAAA",
-        "990afc73fe65910e55a137bc243c7513d7b4e4554b44724d85462425ee0947b5",
+        "AiMAAhgVzgQAmdhAANCpQBYJED7KDeYHAADAQQAAAEGN5jYk+Wm1QeNFfjQOv4oplCS2trhmVDDBHGRWcOc5thsdx9WodYiHTRGBzngk"
+        "aoW+sjq/xPNQ+qYrYznnA9tkaK0tR2J5fu5qbKGFQh2Kn19ibSKcOWfo+eYCY3X5G0N26GQ/fOtozPbbmR+qqbM5VPVBTKZDO1F8NIYh"
+        "C6tKzE55Rh9spkZZa8lCuR7SVS1jOGSooDhmonmyn2etDLo2tlfLX72lkYsihGrY+Me87OBveBB3C86DltcGUyDd4dUjFhUbtIGCjjC/"
+        "iwqXMYupHlfxWO7aQWZLXk5v6maUyNh4A3qoHc4ZVnJFYfqfoDiQ0ZSIvrhrfXDQZSTHk5GipQ5QVJQGqY6CAVG+4hhIZld0xPz30yNt"
+        "AiWQuOkPbeI8Rsts0YbJu9nPtHjutioKAUFywvfpT1GNbYPW5vTSMtW+9nI5J26GHnoIBiEAAO/eno3srQwkh3yOjCtFSYv4Yv3/zBCw"
+        "BLp/Ff1LWfqTKNjHbh5RnxD6/4pLbqLeHOHsTiyFRuMIHAUAAKxZWQOh4JZa5I4AAIj73hRIPeX/6vD//8YKAKc4BAAhJwWReGb4//8i"
+        "UQ2GvnmQlxUQ5bP5A0aVDVY1moB5Qm8caJ2vDPgAAP1Ki3tUQ/5fn8NOQUlxuqGOzDcaAW8fArQnClsjF3/2ks/yg55NXbi02i7/uPD/"
+        "/42x//9H5kYI7vb/V7/u//+OBPz/D5tAAD/4/xfnBAAA/i3WFdT8/xvI+/8f1Pv//9ICAAAtIio6YAVaAwA=",
+        "789eed3f3ac47455b3b58cf4968b0dcf75cfd135fcf2fa31473eedeeb2761f42",
     ),
     "exact": (
         "AhMgARoZwQgAAAAAAADwvwAAAAAAEQDYCT4AAP+IQ38YfqBb+ccPDMCgS4DB/5XwFwCcLg6WBiwPn/QizKPiS8pGkTZ5kka0T8AH5o5q"
@@ -93,21 +93,21 @@ GOLDEN: dict[str, tuple[str, str]] = {
         "297b775d8d99b30e74523d15683e9ad18e916b978fe70635cf3b560f0601cb5f",
     ),
     "bound": (
-        "AgMIAxARmAJCAKBlQACgYkAAgGFAAQEBGBXWAuYBwgFnZmZA22vlfWrpm2rnKBoYoaYd0HPRt/Wk+FrOfAl5DcjzmJ8tysl+BkV9sW21"
-        "qWglLlUsQrClV1rdr8XDZ8IdU1xf42q0C5TpDyF/xlrHSOWkEPBLsc6lJOyulbuUqUNa9cBaTl+Ml5C2gN0nY6HsfUZ3k2MilpoM6qPn"
-        "vQeS9Vx8l+ZuwZZGorlnmlxPh++FGPg/EqmtWJO7n6qnxnMFSZ6QMCwqBYlp0AHMiEubfU6YWeeE7WEYxo6X4OYNhuiwN3n4pCOnNZXn"
-        "93/4GNrfKsmNloPPZNi1kH4QLe2WaTvrkBB1dVpFOfEPD3nG8vQCAAgQIwIgAMENALyvI6GQAgC0AIs90Rbf4sgMMQ4AAAAAQEAAAEBA"
-        "AABAQAEAAAAAAEyIiJLsr7GgEk5DCnmmkGP0TTufnML+XMyNjT07PkvraW7BkXnlSJ2JlQdv1QAAAA==",
-        "bb72cec46ad3c0b8cfcde2cd344c60e58b8aba694f358d2781a4e9204334a11f",
+        "AgMIAxARlQJCAMBlQADAYkAA4GBAAQEBGB3WAuYBwgFnZmZA22vlm2rnKBoYLZcWnHuYkwJTQasR4xCKUpiEvZefW2aiYJ6YgJJgnkf2"
+        "FWeoxEt7+XHhQYenLI6Wpianu+MIHek+jB8OHdAOoKu1F3irtr/5BDWcf1WkioOHB8FKtTh6VAtLltZiR5DSPwKhNsAAXiHIF5BTCWFm"
+        "LkXZvzjYi21mxQ1AhgRF/MZjAmrVJ/mAdDf8qfU+M3sDTC+Yjb2IBTAm3P9iEf1TH8aoaNAqrnp8XxSci0KMeHf9fol6AIXnJViMbtOK"
+        "79iTUqR+/9n2nlRJUm/NavWMJL7DoLcM3nQLx10NSig1Az8NAEC08v//mGYKAMI4YthxkMsQKAwAGC3y/MrSdUscAAAAQEAAAEBAAABA"
+        "QAEAAAAAALLbV8r5hD6sjGPkrnHktzKbVYq/+/bgriVFaHFcNdfPTLmpxFZ+Nie43gaZbTByDA==",
+        "803c3115e208ccea28de12e226fe13e780b7f3aaa6e37a667d2b36a2efa01c1e",
     ),
     "masked": (
-        "AjMmAhMV2wIcAAAAAICHw8DXAtcCqr2GP5U6gT8AAAAAMLKMPwAAAAD8MIs/eJxjYKASYEIA2goOZ8DMSC2TRqODGgAApKIA4QgVAgtO"
-        "P4etzT4K16M8bW5tMABE+Vd2tl5l0atjQbhB9cYlZsSp/yirEkhaPavCiGvRxIcTc9hlfywmnVBXBIxpjDq63FPNt2iFWxKrinqfVV9U"
-        "ejdvmFyZeMp2PqMSO0IPB+sSLqjOwiIrEcpS4XTSVjdliofi/6IdyGmNnqYhiWh4mY12yOMlgLOKv4FJX0SBzomVkkc1YJSMrDFxzkXx"
-        "VpHO+oTCho7DfyrCW1ZeOoENnO3Rt4X2WmvRxPWDjEkzdbTCilpkdh222whI79pMr6IQcKO4h5l291y5S11OoAsyYf7/K5fnZZKxFf8v"
-        "uHXHHFqSAv4/3Q/AaBRmpNhrXtybdXqY2JIhHGUEFRSDqZbYCgAURBGoyqle34oKd6WDsH6vhuCzQhRDoM+gHuR3pY+CghOemre/3/7/"
-        "/1MbAAgQAAAA9Hu8uZCgABgM+P8ixF7N2tdUrwQA",
-        "dde1cc8b56aba51717d0bc2df1a7582f82a11a9c85c06c9b568988474e6c6dde",
+        "AjMmAhMV2QIcAAAAAICHw8DXAtcCThyHPwxEgT8AAAAAEFiOPwAAAAAojYo/eJxjYKASYEIA2goOZ8DMSC2TRqODGgAApKIA4Qg9AgtO"
+        "P4etzT4K16M8bTAAVkZ7ECWPgmZjJHUzYoTNLKxC26eMR5feBDV0RefCwjJaJHhiv3WU2DAK8UWfPZyrneOWdpI4PErPG27uQ1iPuzWJ"
+        "igQF6paWsZ01kEMGGjKnVyew+EwZjqYSGbYXxIg2SqWKYQ4aJvVdLa5Te/6d7g/6CL86b7DO8QspRm9xkpjgJXHGhEB+XyNdgsu3RGkc"
+        "iSd7IOZXczXII1/JL1+NoGZll3UUpEJteGtIizfLTKkFjnhIdk1IXcyhiwzfpGnIQWN3F9TKc9pJ49t1nf4Kv50/AED7/v+ockb/F76/"
+        "AHid///QAPWSQhAejCb1M4Xy0A5zlrO4lX1GCgB/JY+begQAFBRhzcMOXij0ZEWpNM+qvXsm5zawNCDLhQPxc4rbu5cS4iqmF+/0///6"
+        "FwAYAgQAAACdAAD4+f//p/7//08he9zglg4AAA==",
+        "1bebd8dc2b752191ebcab1b283c55ab2a27c01b0e8827c77ed71835d8ac9ffe4",
     ),
     "deflated": (
         "AiQAAQkoPAAAAAAAeJzj/McABkwEaHbilDGxE6fsHztxysD2EqEMpI4YZUB1RCljYCdOGQMnkeHH8J9ImrrK/o80ZQBoqFgW",
