@@ -762,6 +762,34 @@ def test_headers_that_lie(place: int, value: int, message: str) -> None:
         unpack(bytes(payload))
 
 
+def test_bands_that_share_a_mask_share_a_count() -> None:
+    original = textured((3, 20, 21), "uint16")
+    original[:, 3:9, 4:8] = 1
+    payload = codec("uint16", 3).compress(original, 1, Step(120.0)).payload
+    parts = unpack(payload)
+    assert parts.mask_planes == 1
+    assert parts.quality.count.tolist() == [20 * 21 - 24] * 3
+    errors = b"".join(varint_by_hand(int(error)) for error in parts.quality.max_error)
+    lengths = varint_by_hand(len(parts.codes)) + varint_by_hand(len(parts.mask))
+    assert len(payload) == 6 + len(lengths) + 8 + 2 + 4 * 3 + len(errors + parts.mask + parts.codes)
+
+
+def test_headers_are_written_in_one_way() -> None:
+    """Counts of all pixels, and the fill value 0 in eight bytes, are refused; so are errors below 0."""
+    payload = codec("uint16", 2).compress(textured(SHAPE, "uint16"), 0, Step(120.0)).payload
+    parts = unpack(payload)
+    place = 6 + len(varint_by_hand(len(parts.codes)))
+    assert payload[2] == 0
+    counted = payload[:2] + b"\4" + payload[3:place] + 2 * varint_by_hand(18 * 17) + payload[place:]
+    filled = payload[:2] + b"\x20" + payload[3:place] + bytes(8) + payload[place:]
+    for wrong in (counted, filled):
+        with pytest.raises(PayloadError, match="the one way"):
+            unpack(wrong)
+    negative = payload[: place + 3] + bytes((payload[place + 3] | 128,)) + payload[place + 4 :]
+    with pytest.raises(PayloadError, match="squared errors"):
+        unpack(negative)
+
+
 def test_truncated_and_longer_payloads_are_refused() -> None:
     for payload in real_payloads("uint16")[:4]:
         for end in range(len(payload)):
