@@ -219,8 +219,8 @@ def decode(
     planes = []
     for scale in low_scales:
         coded = reader.read(_low_choice(scale % _PLAIN, last[0] * last[1])).reshape(last)
-        plane = coded if scale >= _PLAIN else _undo_differences(coded)
-        planes.append(torch.from_numpy(plane).double().clamp_(-_LIMIT, _LIMIT))
+        values = coded if scale >= _PLAIN else _undo_differences(coded)
+        planes.append(torch.from_numpy(values).double().clamp_(-_LIMIT, _LIMIT))
     numbers = torch.stack(planes)
     found = [numbers]
     low = plane_rotation.to_bands(
