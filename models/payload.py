@@ -156,8 +156,12 @@ def packed_size(bands: int, *sections: bytes) -> int:
 
 
 def stored_quality(quality: Quality) -> Quality:
-    """What version 2 keeps of a quality: squared errors to a part in two millions."""
-    return replace(quality, squared_error=_from_first_halves(_first_halves(quality.squared_error)))
+    """What version 2 keeps of a quality: squared errors to a part in two millions, and zeros without a sign."""
+    return replace(
+        quality,
+        squared_error=_from_first_halves(_first_halves(quality.squared_error)),
+        max_error=quality.max_error + 0.0,  # a pixel of -0 that is shown as 0 has an error of -0
+    )
 
 
 def _counts(planes: int, bands: int) -> int:
@@ -247,7 +251,7 @@ def _unpack_second(data: bytes) -> Payload:
     squared_error = _from_first_halves(fields.array("<u4", bands))
     largest = fields.array("<f8", bands) if DTYPES[dtype] == "float32" else fields.varints(bands)
     errors = np.array([squared_error, largest])
-    if max(count) > height * width or not np.isfinite(errors).all() or (errors < 0).any():
+    if max(count) > height * width or not np.isfinite(errors).all() or np.signbit(errors).any():
         raise PayloadError(
             f"Payload claims {count} pixels that carry data, squared errors {squared_error}, largest errors {largest}; "
             "the chunk is damaged"

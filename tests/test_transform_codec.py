@@ -21,7 +21,8 @@ from harmonium.models import detail_coding, subbands, transform_section
 from harmonium.models.chunk_codec import Encoded
 from harmonium.models.detail_coding import DEAD_ZONE, PRICE, Rounding
 from harmonium.models.filling import fill_smoothly
-from harmonium.models.payload import Mode, unpack
+from harmonium.models.payload import Mode, stored_quality, unpack
+from harmonium.models.quality import measure
 from harmonium.models.scale_tables import RESTORED
 from harmonium.models.targets import Lossless, MaxError, Psnr, Ratio, Step, Target
 from harmonium.models.transform_codec import TransformCodec, _Chunk
@@ -788,6 +789,33 @@ def test_headers_are_written_in_one_way() -> None:
     negative = payload[: place + 3] + bytes((payload[place + 3] | 128,)) + payload[place + 4 :]
     with pytest.raises(PayloadError, match="squared errors"):
         unpack(negative)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_an_error_of_minus_zero_is_refused(dtype: str) -> None:
+    """It would be another way to write 0, of a PSNR that is not a number."""
+    payload = real_payloads(dtype)[DEFLATED]
+    parts = unpack(payload)
+    assert not parts.quality.squared_error.any()
+    sizes = 16 if dtype == "float32" else 2
+    end = len(payload) - len(parts.mask + parts.codes) - sizes
+    wrong = payload[: end - 1] + b"\x80" + payload[end:]
+    with pytest.raises(PayloadError, match="squared errors"):
+        unpack(wrong)
+    if dtype == "float32":
+        largest = payload[: end + sizes - 1] + b"\x80" + payload[end + sizes :]
+        with pytest.raises(PayloadError, match="largest errors"):
+            unpack(largest)
+
+
+def test_pixels_of_minus_zero_have_errors_without_a_sign() -> None:
+    original = np.full(SHAPE, -0.0, np.float32)
+    quality = measure(original, np.zeros_like(original), np.ones(SHAPE, np.bool_), 0)
+    assert np.signbit(quality.max_error).all()
+    stored = stored_quality(quality)
+    assert not np.signbit(stored.max_error).any()
+    found = unpack(replace(unpack(real_payloads("float32")[DEFLATED]), quality=stored).pack())
+    np.testing.assert_array_equal(found.quality.max_error, [0, 0])
 
 
 def test_truncated_and_longer_payloads_are_refused() -> None:
