@@ -1,6 +1,6 @@
 """A chunk's planes of details ⇄ bytes: level by level, from the coarsest, each predicted from what is known by then.
 
-    low band, by differences ──▶ level 5 ──▶ low band ──▶ level 4 ──▶ ... ──▶ level 0 ──▶ bands
+    low band, plane by plane ──▶ level 5 ──▶ low band ──▶ level 4 ──▶ ... ──▶ level 0 ──▶ bands
                                    │ plane by plane, step by step:
                                    └ features, trunk, head ── tables ── numbers
 
@@ -142,7 +142,7 @@ class Coded:
     """Of the rotation of each class of levels."""
 
     low_scales: bytes
-    """One byte for each plane."""
+    """One byte for each plane: its scale, and whether its values are coded or their differences."""
 
     words: bytes
     """Coded numbers."""
@@ -166,11 +166,9 @@ def encode(model: DetailModel, values: Tensor, rounding: Rounding) -> Coded:
     bits = 0.0
     scales = []
     for plane in numbers.to(torch.int64).numpy():
-        differences = _differences(plane).reshape(-1)
-        scale = _best_scale(model.tables, differences)
-        choice = _low_choice(scale, differences.size)
-        writer.write(choice, differences)
-        bits += model.tables.bits(choice, differences)
+        taken, scale, choice, flat = min(_low_offers(model.tables, plane), key=lambda offer: offer[0])
+        writer.write(choice, flat)
+        bits += taken
         scales.append(scale)
     low = plane_rotation.to_bands(rounding.restored(numbers, torch.zeros(()), gain), angles[-1])
     for level in range(LEVELS - 1, -1, -1):
@@ -213,15 +211,16 @@ def decode(
         If the bytes are not what an encoder leaves.
     """
     bands, height, width = shape
-    if max(low_scales, default=0) > LARGEST_INDEX:
-        raise PayloadError(f"A scale has a number of at most {LARGEST_INDEX}, found {max(low_scales)}; damaged chunk")
+    if max(low_scales, default=0) >= 2 * _PLAIN:
+        raise PayloadError(f"A scale has a number below {2 * _PLAIN}, found {max(low_scales)}; the chunk is damaged")
     shapes = subbands.low_shapes(height, width)
     last = subbands.details_shape(height, width, LEVELS - 1)
     reader = Reader(model.tables, words)
     planes = []
     for scale in low_scales:
-        differences = reader.read(_low_choice(scale, last[0] * last[1])).reshape(last)
-        planes.append(torch.from_numpy(_undo_differences(differences)).double().clamp_(-_LIMIT, _LIMIT))
+        coded = reader.read(_low_choice(scale % _PLAIN, last[0] * last[1])).reshape(last)
+        values = coded if scale >= _PLAIN else _undo_differences(coded)
+        planes.append(torch.from_numpy(values).double().clamp_(-_LIMIT, _LIMIT))
     numbers = torch.stack(planes)
     found = [numbers]
     low = plane_rotation.to_bands(
@@ -264,18 +263,31 @@ def _worthwhile_angles(details: Sequence[Tensor], rounding: Rounding) -> list[ND
     """
     offers = [subbands.spectral_angles(details), subbands.spectral_angles(details, plane_rotation.COARSE)]
     offers.append([np.zeros_like(angles) for angles in offers[0]])
-    bits = np.zeros((len(offers), CLASSES))
-    for place, offer in enumerate(offers):
-        turns = [plane_rotation.matrix(len(details[0]), angles) for angles in offer]
-        bits[place] = [transform_section.angle_bits(angles) for angles in offer]
-        for level, values in enumerate(details):
-            kind, gains = level_class(level), subbands.gains(level)
-            for band, gain in enumerate(gains):
-                flat = values[:, band].flatten(1).numpy() * (1.0 if rounding.exact else gain / RESTORED)
-                turned = turns[kind] @ (flat @ flat.T / flat.shape[1])
-                variances = np.einsum("ij,ij->i", turned, turns[kind]).clip(min=0)
-                bits[place, kind] += flat.shape[1] / 2 * float(np.log2(1 + 12 * variances).sum())
-    return [offers[best][number] for number, best in enumerate(bits.argmin(axis=0).tolist())]
+    moments = [_moments(details, kind, rounding) for kind in range(CLASSES)]
+    found: list[NDArray[np.int16]] = []
+    for kind, expected in enumerate(moments):
+        before = found[-1] if found else None
+        own = [offer[kind] for offer in offers] + found[-1:]
+        bits = [_detail_bits(expected, angles) + transform_section.angle_bits(angles, before) for angles in own]
+        found.append(own[int(np.argmin(bits))])
+    return found
+
+
+def _moments(details: Sequence[Tensor], kind: int, rounding: Rounding) -> list[tuple[int, NDArray[np.float64]]]:
+    """Of each level and band of details of a class, their number and second moments (bands, bands) in steps."""
+    found = []
+    for level, values in enumerate(details):
+        for band, gain in enumerate(subbands.gains(level)) if level_class(level) == kind else ():
+            flat = values[:, band].flatten(1).numpy() * (1.0 if rounding.exact else gain / RESTORED)
+            found.append((flat.shape[1], flat @ flat.T / flat.shape[1]))
+    return found
+
+
+def _detail_bits(moments: list[tuple[int, NDArray[np.float64]]], angles: NDArray[np.int16]) -> float:
+    """What details of these moments are taken to cost, rotated by such angles."""
+    turn = plane_rotation.matrix(len(moments[0][1]), angles)
+    variances = [(count, np.einsum("ij,jk,ik->i", turn, each, turn).clip(min=0)) for count, each in moments]
+    return sum(count / 2 * float(np.log2(1 + 12 * each).sum()) for count, each in variances)
 
 
 def _low_sixteenths(low: Tensor, angles: NDArray[np.int16], level: int, rounding: Rounding) -> Tensor:
@@ -352,6 +364,21 @@ def _batches(planes: int) -> list[slice]:
 
 
 # --- the low band ---------------------------------------------------------------------------------------------------
+
+
+_PLAIN = LARGEST_INDEX + 1
+"""Added to the scale's index of a plane whose values are coded, not their differences: neighbours are often unlike."""
+
+
+def _low_offers(tables: Tables, plane: Numbers) -> list[tuple[float, int, Choice, Numbers]]:
+    """Bits, scale, tables and numbers (n,) of the ways to code a plane (rows, columns)."""
+    offers = []
+    for kind, values in ((0, _differences(plane)), (_PLAIN, plane)):
+        flat = values.reshape(-1)
+        scale = _best_scale(tables, flat)
+        choice = _low_choice(scale, flat.size)
+        offers.append((tables.bits(choice, flat), kind + scale, choice, flat))
+    return offers
 
 
 def _differences(plane: Numbers) -> Numbers:

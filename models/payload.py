@@ -10,7 +10,7 @@ Modes of version 1:
 Modes of version 2, whose chunks may be a few hundred bytes altogether, and so have numbers of few bytes (`varints`):
 
     header   version, mode and dtype, flags (u8 each); bands, height, width; lengths; the fill value if it is unusual
-    bands    counts, if not all pixels carry data; squared errors (half an f64); largest errors
+    bands    counts, or one that all share, if not all pixels carry data; squared errors (half an f64); largest errors
     mask, codes, residual
 
 Every length is checked against the bytes at hand before anything is allocated.
@@ -111,6 +111,10 @@ class Payload:
         """The bytes that are stored."""
         if self.mode.version == 1:
             return self._first_version()
+        return self._second_head() + self.mask + self.codes + self.residual
+
+    def _second_head(self) -> bytes:
+        """Header and table of bands of version 2."""
         bands, height, width = self.shape
         counted = bool((self.quality.count != height * width).any())
         fill = struct.pack("<d", self.fill)
@@ -120,11 +124,10 @@ class Payload:
         head = bytes((self.mode.version, self.mode | DTYPES.index(self.dtype) << 4, flags))
         head += varints.packed((bands, height, width, len(self.codes), *lengths)) + (fill if kind == 2 else b"")
         if counted:
-            head += varints.packed(self.quality.count.tolist())
+            head += varints.packed(self.quality.count[: _counts(self.mask_planes, bands)].tolist())
         head += _first_halves(self.quality.squared_error).astype("<u4").tobytes()
         largest = self.quality.max_error
-        head += largest.astype("<f8").tobytes() if self.dtype == "float32" else varints.packed(largest.tolist())
-        return head + self.mask + self.codes + self.residual
+        return head + (largest.astype("<f8").tobytes() if self.dtype == "float32" else varints.packed(largest.tolist()))
 
     def _first_version(self) -> bytes:
         bands, height, width = self.shape
@@ -156,8 +159,17 @@ def packed_size(bands: int, *sections: bytes) -> int:
 
 
 def stored_quality(quality: Quality) -> Quality:
-    """What version 2 keeps of a quality: squared errors to a part in two millions."""
-    return replace(quality, squared_error=_from_first_halves(_first_halves(quality.squared_error)))
+    """What version 2 keeps of a quality: squared errors to a part in two millions, and zeros without a sign."""
+    return replace(
+        quality,
+        squared_error=_from_first_halves(_first_halves(quality.squared_error)),
+        max_error=quality.max_error + 0.0,  # a pixel of -0 that is shown as 0 has an error of -0
+    )
+
+
+def _counts(planes: int, bands: int) -> int:
+    """How many counts are told where any are: bands that share a mask share theirs."""
+    return 1 if planes == 1 else bands
 
 
 def _first_halves(values: NDArray[np.float64]) -> NDArray[np.uint32]:
@@ -238,10 +250,11 @@ def _unpack_second(data: bytes) -> Payload:
     n_mask = fields.varint() if planes else 0
     n_residual = fields.varint() if flags & _RESIDUAL else 0
     (fill,) = struct.unpack("<d", _USUAL_FILLS[kind] if kind in _USUAL_FILLS else fields.take(8))
-    count = fields.varints(bands) if flags & _COUNTED else [height * width] * bands
+    count = fields.varints(_counts(planes, bands)) if flags & _COUNTED else [height * width]
     squared_error = _from_first_halves(fields.array("<u4", bands))
     largest = fields.array("<f8", bands) if DTYPES[dtype] == "float32" else fields.varints(bands)
-    if max(count) > height * width or not np.isfinite(squared_error).all() or not np.isfinite(largest).all():
+    errors = np.array([squared_error, largest])
+    if max(count) > height * width or not np.isfinite(errors).all() or np.signbit(errors).any():
         raise PayloadError(
             f"Payload claims {count} pixels that carry data, squared errors {squared_error}, largest errors {largest}; "
             "the chunk is damaged"
@@ -249,7 +262,8 @@ def _unpack_second(data: bytes) -> Payload:
     expected = fields.place + n_mask + n_codes + n_residual
     if len(data) != expected or (planes and not n_mask) or (flags & _RESIDUAL and not n_residual):
         raise PayloadError(f"Payload should have {expected} bytes, found {len(data)}; the chunk is damaged")
-    return Payload(
+    head = fields.place
+    found = Payload(
         mode=Mode(mode),
         dtype=DTYPES[dtype],
         shape=(bands, height, width),
@@ -260,11 +274,14 @@ def _unpack_second(data: bytes) -> Payload:
         residual=fields.take(n_residual),
         quality=Quality(
             nbytes=len(data),
-            count=np.array(count, np.int64),
+            count=np.resize(np.array(count, np.int64), bands),
             squared_error=squared_error,
             max_error=np.array(largest, np.float64),
         ),
     )
+    if found._second_head() != data[:head]:
+        raise PayloadError("The payload's header is not in the one way in which it is written; the chunk is damaged")
+    return found
 
 
 def _check_shape(bands: int, height: int, width: int) -> None:

@@ -5,7 +5,7 @@ u8       how the angles of the three classes of levels are stored, two bits each
 varint   window of the chunk that is coded: first row, first column, rows, columns; where it is not the whole chunk
 varint × B, or f32 × B   offset of each band in DN; folded where all are whole
 f32 × B, or f32   step of each band in DN, or one for all; none where details are exact
-i8 or i16 × B (B - 1) / 2   angles of the rotation of a class of levels, or none
+i8 or i16 × B (B - 1) / 2   angles of the rotation of a class of levels, or none where they are 0 or told already
 u8 × B   scales of the low band
 u32 ...  words of the coded numbers
 """
@@ -26,8 +26,8 @@ _EXACT, _RANKED, _WINDOW, _ONE_STEP, _WHOLE_OFFSETS = (1 << bit for bit in range
 _LARGEST_WHOLE = 1 << 24
 """Offsets up to this are whole numbers that float32 has."""
 
-_NONE, _COARSE, _FINE = range(3)
-"""How angles are stored: all are 0; multiples of `plane_rotation.COARSE`; as they are."""
+_NONE, _COARSE, _FINE, _SAME = range(4)
+"""How angles are stored: all are 0; multiples of `plane_rotation.COARSE`; as they are; those of the class before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -64,7 +64,7 @@ class TransformSection:
         one_step = len(set(self.step.tolist())) == 1
         window = () if self.window == (0, 0, *shape[1:]) else self.window
         tables = value_ranks.pack(self.tables)
-        kinds = [_angle_kind(angles) for angles in self.angles]
+        kinds = [_angle_kind(*pair) for pair in zip(self.angles, (None, *self.angles), strict=False)]
         flags = _EXACT * self.exact | _RANKED * bool(tables) | _WINDOW * bool(window)
         flags |= _ONE_STEP * (one_step and not self.exact) | _WHOLE_OFFSETS * whole
         parts = [bytes((flags, sum(kind << 2 * number for number, kind in enumerate(kinds)))), varints.packed(window)]
@@ -83,15 +83,17 @@ class TransformSection:
         return b"".join((*parts, self.low_scales, tables, self.words))
 
 
-def _angle_kind(angles: NDArray[np.int16]) -> int:
+def _angle_kind(angles: NDArray[np.int16], before: NDArray[np.int16] | None) -> int:
     if not angles.any():
         return _NONE
+    if before is not None and np.array_equal(angles, before):
+        return _SAME
     return _FINE if (angles % plane_rotation.COARSE).any() else _COARSE
 
 
-def angle_bits(angles: NDArray[np.int16]) -> int:
-    """Bits that they take."""
-    return 8 * _angle_kind(angles) * len(angles)
+def angle_bits(angles: NDArray[np.int16], before: NDArray[np.int16] | None) -> int:
+    """Bits that they take after those of the class before, if there is one."""
+    return {_NONE: 0, _COARSE: 8, _FINE: 16, _SAME: 0}[_angle_kind(angles, before)] * len(angles)
 
 
 def unpack(data: bytes, shape: tuple[int, int, int]) -> TransformSection:
@@ -107,7 +109,7 @@ def unpack(data: bytes, shape: tuple[int, int, int]) -> TransformSection:
     flags, kinds = fields.byte(), fields.byte()
     exact, ranked, one_step = (bool(flags & flag) for flag in (_EXACT, _RANKED, _ONE_STEP))
     stored = [kinds >> 2 * number & 3 for number in range(CLASSES)]
-    unknown = flags >= 2 * _WHOLE_OFFSETS or kinds >> 2 * CLASSES or max(stored) > _FINE
+    unknown = flags >= 2 * _WHOLE_OFFSETS or kinds >> 2 * CLASSES or stored[0] == _SAME
     if unknown or (ranked and not exact) or (exact and one_step):
         raise PayloadError(f"The code section claims flags {flags} and {kinds}; the chunk is damaged")
     row, column, rows, columns = fields.varints(4) if flags & _WINDOW else (0, 0, height, width)
@@ -120,7 +122,9 @@ def unpack(data: bytes, shape: tuple[int, int, int]) -> TransformSection:
     step = np.ones(bands, np.float32) if exact else np.resize(fields.array("<f4", 1 if one_step else bands), bands)
     if not np.isfinite(offset).all() or not np.isfinite(step).all() or (step <= 0).any():
         raise PayloadError(f"The code section claims offsets {offset} and steps {step}; the chunk is damaged")
-    angles = [_angles(fields, kind, plane_rotation.count(bands)) for kind in stored]
+    angles: list[NDArray[np.int16]] = []
+    for kind in stored:
+        angles.append(angles[-1] if kind == _SAME else _angles(fields, kind, plane_rotation.count(bands)))
     low_scales = fields.take(bands)
     tables: list[Values | None] = [None] * bands
     if ranked:

@@ -21,7 +21,8 @@ from harmonium.models import detail_coding, predicted_section, subbands, transfo
 from harmonium.models.chunk_codec import Encoded
 from harmonium.models.detail_coding import DEAD_ZONE, PRICE, Rounding
 from harmonium.models.filling import fill_smoothly
-from harmonium.models.payload import Mode, unpack
+from harmonium.models.payload import Mode, stored_quality, unpack
+from harmonium.models.quality import measure
 from harmonium.models.scale_tables import RESTORED
 from harmonium.models.targets import Lossless, MaxError, Psnr, Ratio, Step, Target
 from harmonium.models.transform_codec import TransformCodec, _Chunk
@@ -639,8 +640,10 @@ def section_by_hand(codes: bytes, **other: bytes) -> bytes:
     folded = [int(2 * value if value >= 0 else -2 * value - 1) for value in section.offset]
     assert max(folded) < 1 << 14
     assert section.step[0] == section.step[1]
-    coarse = [int(angles[0]) % 128 == 0 for angles in section.angles]
-    kinds = [0 if not angles[0] else 1 if few else 2 for angles, few in zip(section.angles, coarse, strict=True)]
+    kinds, before = [], 0
+    for angle in (int(angles[0]) for angles in section.angles):
+        kinds.append(0 if not angle else 3 if angle == before else 1 if angle % 128 == 0 else 2)
+        before = angle
     parts = {
         "flags": bytes((8 + 16,)),
         "kinds": bytes((kinds[0] | kinds[1] << 2 | kinds[2] << 4,)),
@@ -648,7 +651,7 @@ def section_by_hand(codes: bytes, **other: bytes) -> bytes:
         "offsets": b"".join(bytes((n,)) if n < 128 else bytes((n & 127 | 128, n >> 7)) for n in folded),
         "steps": struct.pack("<f", section.step[0]),
         "angles": b"".join(
-            struct.pack("<h", angles[0]) if kind == 2 else struct.pack("<b", angles[0] // 128) if kind else b""
+            {1: struct.pack("<b", angles[0] // 128), 2: struct.pack("<h", angles[0])}.get(kind, b"")
             for kind, angles in zip(kinds, section.angles, strict=True)
         ),
         "scales": section.low_scales,
@@ -661,6 +664,16 @@ def section_by_hand(codes: bytes, **other: bytes) -> bytes:
 def test_a_section_is_as_the_format_says() -> None:
     codes = unpack(real_payloads("uint16")[STEPPED]).codes
     assert section_by_hand(codes) == codes
+
+
+@pytest.mark.parametrize("angles", [(0, 0, 0), (5, 5, 5), (640, 640, 9), (0, 7, 7), (256, 0, 0), (7, 0, 7)])
+def test_angles_that_were_told_are_not_told_again(angles: tuple[int, ...]) -> None:
+    codes = unpack(real_payloads("uint16")[STEPPED]).codes
+    section = transform_section.unpack(codes, SHAPE)
+    section = replace(section, angles=[np.array([angle], np.int16) for angle in angles])
+    packed = section.pack(SHAPE)
+    assert section_by_hand(packed) == packed
+    assert [int(found[0]) for found in transform_section.unpack(packed, SHAPE).angles] == list(angles)
 
 
 @pytest.mark.parametrize(
@@ -682,7 +695,7 @@ def test_a_section_is_as_the_format_says() -> None:
         ({"flags": b"\x10", "steps": struct.pack("<ff", 1.0, math.inf)}, "steps"),
         ({"kinds": b"\x2a", "angles": struct.pack("<hhh", 0, 16385, 0)}, "angles of more than half a turn"),
         ({"kinds": b"\x2a", "angles": struct.pack("<hhh", -32768, 0, 0)}, "angles of more than half a turn"),
-        ({"scales": b"\0\x60"}, "A scale has a number of at most 95, found 96"),
+        ({"scales": b"\0\xc0"}, "A scale has a number below 192, found 192"),
     ],
     ids=str,
 )
@@ -707,6 +720,11 @@ def test_sections_of_the_wrong_length() -> None:
             codec("uint16", 2).decompress(with_codes(payload, wrong))
 
 
+def varint_by_hand(number: int) -> bytes:
+    assert number < 1 << 14
+    return bytes((number & 127 | 128, number >> 7)) if number > 127 else bytes((number,))
+
+
 def header_by_hand(dtype: int, flags: int, *numbers: bytes) -> bytes:
     return bytes((2, dtype << 4 | Mode.TRANSFORM, flags)) + b"".join(numbers)
 
@@ -724,13 +742,13 @@ def test_a_header_is_as_the_format_says() -> None:
                 number,
                 (2 | 4 | 2 << 4 if masked else 1 << 4) | 8 * bounded,
                 bytes((2, 18, 17)),
-                b"".join(bytes((n & 127 | 128, n >> 7)) if n > 127 else bytes((n,)) for n in lengths),
+                b"".join(map(varint_by_hand, lengths)),
                 struct.pack("<d", 1.0) if masked else b"",
-                b"".join(bytes((n & 127 | 128, n >> 7)) for n in quality.count.tolist()) if masked else b"",
+                b"".join(map(varint_by_hand, quality.count.tolist())) if masked else b"",
                 b"".join(struct.pack("<d", error)[4:] for error in quality.squared_error),
                 b"".join(struct.pack("<d", error) for error in quality.max_error)
                 if dtype == "float32"
-                else bytes(map(int, quality.max_error)),
+                else b"".join(varint_by_hand(int(error)) for error in quality.max_error),
             )
             assert payload == expected + parts.mask + parts.codes + parts.residual
 
@@ -755,6 +773,61 @@ def test_headers_that_lie(place: int, value: int, message: str) -> None:
     payload[place] = value
     with pytest.raises(PayloadError, match=message):
         unpack(bytes(payload))
+
+
+def test_bands_that_share_a_mask_share_a_count() -> None:
+    original = textured((3, 20, 21), "uint16")
+    original[:, 3:9, 4:8] = 1
+    payload = codec("uint16", 3).compress(original, 1, Step(120.0)).payload
+    parts = unpack(payload)
+    assert parts.mask_planes == 1
+    assert parts.quality.count.tolist() == [20 * 21 - 24] * 3
+    errors = b"".join(varint_by_hand(int(error)) for error in parts.quality.max_error)
+    lengths = varint_by_hand(len(parts.codes)) + varint_by_hand(len(parts.mask))
+    assert len(payload) == 6 + len(lengths) + 8 + 2 + 4 * 3 + len(errors + parts.mask + parts.codes)
+
+
+def test_headers_are_written_in_one_way() -> None:
+    """Counts of all pixels, and the fill value 0 in eight bytes, are refused; so are errors below 0."""
+    payload = codec("uint16", 2).compress(textured(SHAPE, "uint16"), 0, Step(120.0)).payload
+    parts = unpack(payload)
+    place = 6 + len(varint_by_hand(len(parts.codes)))
+    assert payload[2] == 0
+    counted = payload[:2] + b"\4" + payload[3:place] + 2 * varint_by_hand(18 * 17) + payload[place:]
+    filled = payload[:2] + b"\x20" + payload[3:place] + bytes(8) + payload[place:]
+    for wrong in (counted, filled):
+        with pytest.raises(PayloadError, match="the one way"):
+            unpack(wrong)
+    negative = payload[: place + 3] + bytes((payload[place + 3] | 128,)) + payload[place + 4 :]
+    with pytest.raises(PayloadError, match="squared errors"):
+        unpack(negative)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_an_error_of_minus_zero_is_refused(dtype: str) -> None:
+    """It would be another way to write 0, of a PSNR that is not a number."""
+    payload = real_payloads(dtype)[DEFLATED]
+    parts = unpack(payload)
+    assert not parts.quality.squared_error.any()
+    sizes = 16 if dtype == "float32" else 2
+    end = len(payload) - len(parts.mask + parts.codes) - sizes
+    wrong = payload[: end - 1] + b"\x80" + payload[end:]
+    with pytest.raises(PayloadError, match="squared errors"):
+        unpack(wrong)
+    if dtype == "float32":
+        largest = payload[: end + sizes - 1] + b"\x80" + payload[end + sizes :]
+        with pytest.raises(PayloadError, match="largest errors"):
+            unpack(largest)
+
+
+def test_pixels_of_minus_zero_have_errors_without_a_sign() -> None:
+    original = np.full(SHAPE, -0.0, np.float32)
+    quality = measure(original, np.zeros_like(original), np.ones(SHAPE, np.bool_), 0)
+    assert np.signbit(quality.max_error).all()
+    stored = stored_quality(quality)
+    assert not np.signbit(stored.max_error).any()
+    found = unpack(replace(unpack(real_payloads("float32")[DEFLATED]), quality=stored).pack())
+    np.testing.assert_array_equal(found.quality.max_error, [0, 0])
 
 
 def test_truncated_and_longer_payloads_are_refused() -> None:
