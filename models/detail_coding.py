@@ -28,7 +28,7 @@ from harmonium.models.symbol_coding import Choice, Numbers, Reader, Tables, Writ
 from harmonium.models.wavelet import DETAILS
 
 DEAD_ZONE = 0.34
-"""What an encoder adds to magnitudes in steps before it rounds them down; the offsets of models are made for it."""
+"""What an encoder adds to magnitudes in steps before it rounds them down, before it weighs them."""
 
 PRICE = 0.12
 """What an encoder pays for a bit, in squared steps: at high rates, where D = 1/12 and D falls by a factor of 4 for each

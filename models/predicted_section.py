@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from harmonium.errors import PayloadError
 from harmonium.models import varints
 from harmonium.models.scale_tables import LARGEST_INDEX, SHAPES
+from harmonium.models.transform_section import read_window
 from harmonium.models.value_weights import most_values
 from harmonium.models.varints import Fields
 from harmonium.models.wavefront import BANDS_BEFORE, Place
@@ -142,19 +143,13 @@ def unpack(data: bytes, shape: tuple[int, int, int]) -> PredictedSection:
     PayloadError
         If it contradicts itself or the shape.
     """
-    bands, height, width = shape
     fields = Fields(data, "code section")
     flags = fields.byte()
     if flags > _WINDOW:
         raise PayloadError(f"The code section claims flags {flags}; the chunk is damaged")
-    row, column, rows, columns = fields.varints(4) if flags & _WINDOW else (0, 0, height, width)
-    if rows < 1 or columns < 1 or row + rows > height or column + columns > width:
-        raise PayloadError(
-            f"The code section claims a window {(row, column, rows, columns)} of {height} × {width} pixels; the chunk "
-            "is damaged"
-        )
-    models = [_band(fields, band, most_values(columns)) for band in range(bands)]
-    return PredictedSection(window=(row, column, rows, columns), bands=models, words=fields.rest())
+    window = read_window(fields, shape) if flags & _WINDOW else (0, 0, *shape[1:])
+    models = [_band(fields, band, most_values(window[3])) for band in range(shape[0])]
+    return PredictedSection(window=window, bands=models, words=fields.rest())
 
 
 def _band(fields: Fields, band: int, most: int) -> BandModel:

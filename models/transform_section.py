@@ -104,7 +104,7 @@ def unpack(data: bytes, shape: tuple[int, int, int]) -> TransformSection:
     PayloadError
         If it contradicts itself or the shape.
     """
-    bands, height, width = shape
+    bands = shape[0]
     fields = Fields(data, "code section")
     flags, kinds = fields.byte(), fields.byte()
     exact, ranked, one_step = (bool(flags & flag) for flag in (_EXACT, _RANKED, _ONE_STEP))
@@ -112,12 +112,7 @@ def unpack(data: bytes, shape: tuple[int, int, int]) -> TransformSection:
     unknown = flags >= 2 * _WHOLE_OFFSETS or kinds >> 2 * CLASSES or stored[0] == _SAME
     if unknown or (ranked and not exact) or (exact and one_step):
         raise PayloadError(f"The code section claims flags {flags} and {kinds}; the chunk is damaged")
-    row, column, rows, columns = fields.varints(4) if flags & _WINDOW else (0, 0, height, width)
-    if rows < 1 or columns < 1 or row + rows > height or column + columns > width:
-        raise PayloadError(
-            f"The code section claims a window {(row, column, rows, columns)} of {height} × {width} pixels; the chunk "
-            "is damaged"
-        )
+    window = read_window(fields, shape) if flags & _WINDOW else (0, 0, *shape[1:])
     offset = _offsets(fields, bands) if flags & _WHOLE_OFFSETS else fields.array("<f4", bands)
     step = np.ones(bands, np.float32) if exact else np.resize(fields.array("<f4", 1 if one_step else bands), bands)
     if not np.isfinite(offset).all() or not np.isfinite(step).all() or (step <= 0).any():
@@ -132,7 +127,7 @@ def unpack(data: bytes, shape: tuple[int, int, int]) -> TransformSection:
         fields.take(length)
     return TransformSection(
         exact=exact,
-        window=(row, column, rows, columns),
+        window=window,
         offset=offset,
         step=step,
         angles=angles,
@@ -140,6 +135,24 @@ def unpack(data: bytes, shape: tuple[int, int, int]) -> TransformSection:
         words=fields.rest(),
         tables=tables,
     )
+
+
+def read_window(fields: Fields, shape: tuple[int, int, int]) -> tuple[int, int, int, int]:
+    """First row, first column, rows and columns of the part that is coded of a chunk of that shape.
+
+    Raises
+    ------
+    PayloadError
+        If it does not lie in the chunk.
+    """
+    _, height, width = shape
+    row, column, rows, columns = fields.varints(4)
+    if rows < 1 or columns < 1 or row + rows > height or column + columns > width:
+        raise PayloadError(
+            f"The code section claims a window {(row, column, rows, columns)} of {height} × {width} pixels; the chunk "
+            "is damaged"
+        )
+    return row, column, rows, columns
 
 
 def _offsets(fields: Fields, bands: int) -> NDArray[np.float32]:
